@@ -1,0 +1,58 @@
+"""Keep the copies alike: `python tests/sync_copies.py` fails on drift, `--fix` renews every copy from its original.
+
+Each module stands alone, so what two of them need stands in both. The line above a copy names its original,
+`# Copied from 01_ebm_foundations.py: langevin`, or says why it is none, `# Differs from 05_....py: RBM - why`.
+A name that two modules define without either mark is an error. `__main__` names the `if __name__ ...` block.
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MARK = re.compile(r"# (Copied|Differs) from (\d\d_\w+\.py): (\w+)(?: - \S.*)?$")
+
+
+def definitions(path):
+    """The functions and classes of a module: {name: (its text, its mark or None, (first line, last line))}."""
+    lines, found = path.read_text().splitlines(keepends=True), {}
+    for node in ast.parse("".join(lines)).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If)):
+            first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) - 1
+            mark = MARK.match(lines[first - 1].rstrip())
+            text = "".join(lines[first : node.end_lineno])
+            found[getattr(node, "name", "__main__")] = (text, mark, (first, node.end_lineno))
+    return found
+
+
+def problems(root=ROOT, fix=False):
+    """What is wrong with the copies below `root`, a sentence each; with `fix`, drifted copies are renewed instead."""
+    paths = sorted(root.glob("[0-9][0-9]_*.py"))
+    modules = {path.name: definitions(path) for path in paths}
+    wrong = []
+    for path in paths:
+        lines = path.read_text().splitlines(keepends=True)
+        for name, (text, mark, (first, last)) in reversed(modules[path.name].items()):  # from the end: lines keep place
+            earlier = [other for other in modules if other < path.name and name in modules[other]]
+            if mark is None:
+                if earlier and name != "Config":
+                    wrong.append(f"{path.name}: {name} stands in {earlier[0]} too, and bears no mark")
+                continue
+            kind, source, original = mark.groups()
+            if original != name or name not in modules.get(source, {}) or source == path.name:
+                wrong.append(f"{path.name}: the mark above {name} names {source}: {original}, which is not there")
+            elif kind == "Copied" and modules[source][name][1] is not None:
+                wrong.append(f"{path.name}: {name} is a copy of a copy; name the original, not {source}")
+            elif kind == "Copied" and modules[source][name][0] != text:
+                if fix:
+                    lines[first:last] = modules[source][name][0]
+                else:
+                    wrong.append(f"{path.name}: {name} has drifted from {source}; --fix renews it")
+        if fix:
+            path.write_text("".join(lines))
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit("\n".join(problems(fix="--fix" in sys.argv[1:])) or None)

@@ -1,0 +1,30 @@
+"""Every module at its default settings: all claims hold, in time. Run with `python -m pytest -m full`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import MODULES
+
+pytestmark = [pytest.mark.full, pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)]
+
+MINUTES = {"01": 2, "02": 2, "03": 2, "04": 3, "05": 2, "07": 5}  # all others 4
+SECTION_SECONDS = 90
+AT_LEAST = {  # what a default run must reach, beside every `within` that it checks itself
+    "04": {"likelihood/test_nats_16_hidden": -18.4, "likelihood/test_nats_128_hidden": -16.6},
+}
+
+
+def test_default_run(path, tmp_path):
+    number = path.name[:2]
+    process = subprocess.run(
+        [sys.executable, "-I", str(path), "--out", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert [name for name, entry in record["metrics"].items() if not entry.get("ok", True)] == []
+    for name, least in AT_LEAST.get(number, {}).items():
+        assert record["metrics"][name]["value"] >= least, name
+    assert max(record["section_seconds"].values()) <= (150 if number == "06" else SECTION_SECONDS)
+    assert record["seconds"] <= 60 * MINUTES.get(number, 4)
