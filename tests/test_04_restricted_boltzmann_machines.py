@@ -142,6 +142,18 @@ def test_cd_chains_start_at_the_data_and_persistent_chains_do_not():
         torch.testing.assert_close(trainer.h, trainer.v[50:])  # the hidden state belongs to the visible one
 
 
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_cd_k_takes_k_sweeps_from_the_data(k):
+    """Against powers of the exact Gibbs kernel, from v = 0 and with strong weights, so that each sweep shows."""
+    rbm, v, h = random_rbm(4, 3, 2.0), states(4), states(3)
+    kernel = m.product_probabilities(rbm.p_hidden(v), h) @ m.product_probabilities(rbm.p_visible(h), v)
+    expected = torch.linalg.matrix_power(kernel, k)[0]
+    trainer = m.ContrastiveDivergence(rbm, 50_000, k=k, persistent=False)
+    trainer.step(torch.zeros(50_000, 4).double(), 0.0)
+    counts = torch.bincount((trainer.v[50_000:] @ torch.tensor([8.0, 4, 2, 1]).double()).long(), minlength=16)
+    assert ((counts / 5e4 - expected).abs() <= 4.5 * (expected * (1 - expected) / 5e4).sqrt() + 3e-5).all()
+
+
 def test_persistent_chains_reach_the_model_distribution():
     rbm = m.RBM(*(parameter.float() for parameter in random_rbm(4, 3, 1.5)))
     trainer = m.ContrastiveDivergence(rbm, 50_000)
@@ -188,7 +200,7 @@ def test_minibatches_visit_each_image_once_an_epoch():
 def test_training_learns_a_small_distribution():
     """Two patterns and nothing else: the exact likelihood comes near -log 2, from -6 log 2."""
     x = torch.tensor([[1.0, 1, 1, 0, 0, 0], [0.0, 0, 0, 1, 1, 1]]).repeat(200, 1)
-    config = m.replace(m.Config(), n_updates=2000, batch_size=100, weight_decay=1e-4)
+    config = m.replace(m.Config(), n_updates=2000, batch_size=100, learning_rate=0.1, weight_decay=1e-4)
     history = []
     rbm = m.train_rbm(m.fresh_rbm(x, 4), x, config, history)
     assert (-rbm.free_energy(x).mean() - m.exact_log_z(rbm)).item() > -math.log(2) - 0.3
