@@ -11,7 +11,7 @@ Run      python 04_restricted_boltzmann_machines.py                    all secti
          python 04_restricted_boltzmann_machines.py --section likelihood --show
          python 04_restricted_boltzmann_machines.py --dataset mnist --n-hidden 500 --section likelihood
 Writes   outputs/04_restricted_boltzmann_machines/*.png and metrics.json
-Before   module 03        Exercises   exercises/ex04_*.py
+Before   module 03
 Sources  Smolensky (1986); Hinton (2002); Hinton, Osindero & Teh (2006); Larochelle & Bengio (2008);
          Salakhutdinov & Murray (2008); Tieleman (2008)
 """
@@ -103,10 +103,11 @@ def binary_images(run):
     return x_train, x_test, np.asarray(y_train), np.asarray(y_test)
 
 
+# Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
-    """Mean of a few repeats and its standard error (0 where there is only one)."""
-    values = torch.as_tensor(values).double()
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item() if len(values) > 1 else 0.0
+    """Mean of independent repeats, and its standard error."""
+    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
 
 
 def show_images(ax, images, n_columns, title, **imshow):
@@ -176,6 +177,7 @@ def gibbs(rbm, v, n_sweeps):
     return v
 
 
+# Differs from 02_hopfield_networks.py: all_states - units are 0 or 1 here
 def all_states(n):
     """Every binary vector of length n, (2^n, n)."""
     return (torch.arange(2**n).unsqueeze(1) >> torch.arange(n) & 1).float()
@@ -315,7 +317,7 @@ class ContrastiveDivergence:
 
 def section_cd(run):
     """The gradient by hand equals autograd's, and CD-k turns towards the exact gradient as k grows."""
-    d, m, n_machines, n_data, n_chains, ks = 8, 5, 10, 200, 20000, (1, 2, 4, 8, 16)
+    d, m, n_machines, n_data, n_chains, ks = 8, 5, 10, 200, 5000, (1, 2, 4, 8, 16)
     v, errors, cosines = all_states(d).double(), {"exact": [], "cd": []}, []
     for _ in range(n_machines):
         shapes = (d, m), (d,), (m,)
@@ -801,15 +803,18 @@ def train_gaussian_rbm(x, n_hidden, n_updates, batch_size=100, learning_rate=0.0
     weights, c = 0.1 * torch.randn(x.shape[1], n_hidden), torch.full((n_hidden,), -2.0)  # most units off at first
     parameters = [weights, x.mean(0), c, x.var().log()]
     rbm = GaussianRBM(*(parameter.to(x).requires_grad_() for parameter in parameters))
-    adam = torch.optim.Adam(rbm, lr=learning_rate)
+    moments = [(torch.zeros_like(parameter), torch.zeros_like(parameter)) for parameter in rbm]
     chains = x[:batch_size].clone()
     for update, batch in zip(trange(n_updates, desc="Gaussian RBM", disable=None), minibatches(x, batch_size), strict=False):
         with torch.no_grad():
             chains = rbm.gibbs(chains, 1)
-        adam.param_groups[0]["lr"] = learning_rate * (1 - update / n_updates)
-        adam.zero_grad()
-        (rbm.free_energy(batch).mean() - rbm.free_energy(chains).mean()).backward()
-        adam.step()
+        gradients = torch.autograd.grad(rbm.free_energy(batch).mean() - rbm.free_energy(chains).mean(), rbm)
+        with torch.no_grad():  # Adam by hand: the first torch.optim object costs a second of imports
+            for parameter, gradient, (first, second) in zip(rbm, gradients, moments, strict=True):
+                first.lerp_(gradient, 0.1)
+                second.lerp_(gradient**2, 0.001)
+                mean, square = first / (1 - 0.9 ** (update + 1)), second / (1 - 0.999 ** (update + 1))
+                parameter.sub_(mean / (square.sqrt() + 1e-8), alpha=learning_rate * (1 - update / n_updates))
     return GaussianRBM(*(parameter.detach() for parameter in rbm))
 
 

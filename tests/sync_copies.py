@@ -15,14 +15,14 @@ MARK = re.compile(r"# (Copied|Differs) from (\d\d_\w+\.py): (\w+)(?: - \S.*)?$")
 
 
 def definitions(path):
-    """The functions and classes of a module: {name: (its text, its mark or None, (first line, last line))}."""
+    """The functions and classes of a module: {name: (its text, the words of its mark or None, (first, last line))}."""
     lines, found = path.read_text().splitlines(keepends=True), {}
     for node in ast.parse("".join(lines)).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If)):
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) - 1
             mark = MARK.match(lines[first - 1].rstrip())
             text = "".join(lines[first : node.end_lineno])
-            found[getattr(node, "name", "__main__")] = (text, mark, (first, node.end_lineno))
+            found[getattr(node, "name", "__main__")] = (text, mark and mark.groups(), (first, node.end_lineno))
     return found
 
 
@@ -39,14 +39,15 @@ def problems(root=ROOT, fix=False):
                 if earlier and name != "Config":
                     wrong.append(f"{path.name}: {name} stands in {earlier[0]} too, and bears no mark")
                 continue
-            kind, source, original = mark.groups()
-            if original != name or name not in modules.get(source, {}) or source == path.name:
+            kind, source, original = mark
+            original_text, original_mark, _ = modules.get(source, {}).get(original, (None, None, None))
+            if original_text is None or original != name or source == path.name:
                 wrong.append(f"{path.name}: the mark above {name} names {source}: {original}, which is not there")
-            elif kind == "Copied" and modules[source][name][1] is not None:
+            elif kind == "Copied" and original_mark and original_mark[0] == "Copied":
                 wrong.append(f"{path.name}: {name} is a copy of a copy; name the original, not {source}")
-            elif kind == "Copied" and modules[source][name][0] != text:
+            elif kind == "Copied" and original_text != text:
                 if fix:
-                    lines[first:last] = modules[source][name][0]
+                    lines[first:last] = [original_text]
                 else:
                     wrong.append(f"{path.name}: {name} has drifted from {source}; --fix renews it")
         if fix:
