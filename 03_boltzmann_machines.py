@@ -168,6 +168,7 @@ def require(config, **least):
             sys.exit(f"--{name.replace('_', '-')} must be at least {minimum}, not {getattr(config, name)}")
 
 
+# Differs from 02_hopfield_networks.py: mean_and_sem - of several quantities at once, over the first axis
 def mean_and_sem(x):
     """Mean over the first axis and its standard error."""
     x = torch.as_tensor(x, dtype=torch.float64)
