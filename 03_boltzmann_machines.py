@@ -20,7 +20,7 @@ Run      python 03_boltzmann_machines.py               all six sections, about 7
          python 03_boltzmann_machines.py --section ising --lattice 128
          (--device serves `units` and `ising`; the machines of the other sections are too small to gain by it)
 Writes   outputs/03_boltzmann_machines/*.png and metrics.json
-Before   modules 01 (sampling, R-hat) and 02 (the same energy, without noise)        Exercises   exercises/ex03_*.py
+Before   modules 01 (sampling, R-hat) and 02 (the same energy, without noise)
 Sources  Ackley, Hinton & Sejnowski (1985); Hinton & Sejnowski (1983, 1986); Geman & Geman (1984); Besag (1975);
          Kappen & Rodriguez (1998); Tanaka (1998); Onsager (1944); Kaufman (1949); Yang (1952); Sokal (1989)
 """
@@ -65,7 +65,7 @@ class Config:
 
 SMOKE = {
     "n_repeats": 4,
-    "n_draw_sweeps": 256,
+    "n_draw_sweeps": 128,
     "n_data": 500,
     "n_teachers": 2,
     "n_learn_steps": 20,
@@ -77,7 +77,7 @@ SMOKE = {
     "n_instances": 4,
     "n_runs": 4,
     "n_budget": 8,
-    "n_draws": 200,
+    "n_draws": 100,
 }
 
 
@@ -927,13 +927,13 @@ def section_annealing(run):
             found[name].append(method(large, large_budget, 10).double() / size)
     for (name, method), marker in zip(METHODS.items(), "oPs^v", strict=True):
         met = [method(W, budget, config.n_runs) < ground[:, None] + 1e-4 for budget in budgets]
-        success = [mean_and_sem(share.double().mean(1)) for share in met]
+        success = torch.tensor([mean_and_sem(share.double().mean(1)) for share in met])  # (budgets, 2)
         run.metric(f"success_{shown}_{name.replace(' ', '_')}", *success[budgets.index(shown)])
         colour = "k" if name == "restarted descent" else None
-        ax.errorbar(budgets, *zip(*success, strict=True), fmt=f"{marker}-", color=colour, label=name)
+        ax.errorbar(budgets, *success.T, fmt=f"{marker}-", color=colour, label=name)
         lowest = [torch.stack([found[other][k].amin(1) for other in METHODS]).amin(0) for k in range(len(sizes))]
-        excess = [mean_and_sem(found[name][k].mean(1) - lowest[k]) for k in range(len(sizes))]
-        ax2.errorbar(sizes, *zip(*excess, strict=True), fmt=f"{marker}-", color=colour, label=name)
+        excess = torch.tensor([mean_and_sem(found[name][k].mean(1) - lowest[k]) for k in range(len(sizes))])
+        ax2.errorbar(sizes, *excess.T, fmt=f"{marker}-", color=colour, label=name)
         run.metric(f"excess_energy_{sizes[-1]}_{name.replace(' ', '_')}", *excess[-1])
     ax.set(xscale="log", xlabel="budget, sweeps of 20 single-unit updates", ylabel="runs that met the ground state")
     ax.set_title("20 units: greedy restarts win")

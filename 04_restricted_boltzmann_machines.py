@@ -21,12 +21,15 @@ import contextlib
 import functools
 import json
 import math
+import os
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args, get_type_hints
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: on a busy machine scikit-learn's small fits crawl on several
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -2,8 +2,11 @@
 
 import functools
 import importlib.util
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy, for the runs that tests start too: tests share a busy machine
 
 import matplotlib.pyplot as plt
 import pytest
