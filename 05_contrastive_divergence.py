@@ -1,0 +1,967 @@
+"""Module 05 - Contrastive divergence: five ways to train the same machine, each held against the exact answer.
+
+The gradient of the log likelihood needs the model's own statistics; contrastive divergence puts in their place what k
+Gibbs sweeps from the data give. With v in rows, ĥ(v) = P(h = 1 | v), and the statistics φ(v) = (v ĥ(v)ᵀ, v, ĥ(v)):
+
+    ∂ log p/∂θ  =  E_data[φ] - E_p[φ],             θ = (W, b, c)                         (1)
+    CD-k        =  E_data[φ] - E_{data K^k}[φ],    K(v, v') = Σ_h p(h | v) p(v' | h)     (2)
+    ‖bias of CD-k‖  <=  λ₂^k χ(data ‖ p) √(Σ Var_p φ)                                    (3)
+
+λ₂ is the second eigenvalue of the Gibbs kernel K. Everything here is small enough to be summed exactly: 4x4 bars and
+stripes has 30 patterns, so no model of it can do better than -ln 30 = -3.401 nats a pattern.
+
+Run      python 05_contrastive_divergence.py                    all sections, about a minute on two CPU cores
+         python 05_contrastive_divergence.py --section chains --show
+         python 05_contrastive_divergence.py --n-sweeps 100000 --section convergence
+Writes   outputs/05_contrastive_divergence/*.png and metrics.json
+Before   module 04
+Sources  Hinton (2002); Carreira-Perpinan & Hinton (2005); Tieleman (2008); Tieleman & Hinton (2009);
+         Desjardins et al. (2010); Cho, Raiko & Ilin (2010); Fischer & Igel (2010, 2011)
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import math
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, NamedTuple, get_args, get_type_hints
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch.nn.functional import softplus
+from tqdm import tqdm, trange
+
+
+@dataclass(frozen=True)
+class Config:
+    """What you may want to change; every field is a command-line flag."""
+
+    n_machines: Annotated[int, "random machines behind each exact bias"] = 20
+    n_hidden: Annotated[int, "hidden units for bars and stripes; their 2^n states are enumerated; at most 16"] = 12
+    n_sweeps: Annotated[int, "Gibbs sweeps of each of the 30 chains in a training, whatever the method"] = 12000
+    n_seeds: Annotated[int, "machines behind each mean likelihood"] = 6
+    n_tuning: Annotated[int, "other machines, on which each learning rate is chosen"] = 3
+    digits_hidden: Annotated[int, "hidden units for the digits"] = 64
+    digits_sweeps: Annotated[int, "Gibbs sweeps of each of the 100 chains in a training on digits"] = 2500
+    n_ais_chains: Annotated[int, "annealed importance sampling: chains"] = 200
+    n_ais_temps: Annotated[int, "annealed importance sampling: temperatures"] = 500
+    n_lag_updates: Annotated[int, "updates over which the chains' lag is measured"] = 2000
+    n_draws: Annotated[int, "sweeps of the chains that are diagnosed"] = 3000
+    threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
+
+    def __post_init__(self):
+        if self.n_hidden > 16:
+            sys.exit(f"--n-hidden must be at most 16, since 2^n states are enumerated, not {self.n_hidden}")
+
+
+SMOKE = {"n_machines": 3, "n_hidden": 6, "n_sweeps": 216, "n_seeds": 2, "n_tuning": 1, "digits_hidden": 8}
+SMOKE |= {"digits_sweeps": 20, "n_ais_chains": 20, "n_ais_temps": 30, "n_lag_updates": 20, "n_draws": 60}
+
+
+# %% 0. Many machines at once
+# Every claim below is a mean over machines, so all machines of a comparison are trained side by side: each parameter has
+# a leading axis of S machines, and each product of module 04 becomes one batched product. Module 04's functions that
+# only call methods of the RBM, such as `gibbs`, work as they stand.
+
+
+# Differs from 04_restricted_boltzmann_machines.py: RBM - S machines side by side, at inverse temperatures beta
+class RBM(NamedTuple):
+    """S machines E(v, h) = -v·W h - b·v - c·h. v is (S, B, d), h is (S, B, m); beta is a number or (B, 1)."""
+
+    W: torch.Tensor  # (S, d, m)
+    b: torch.Tensor  # (S, 1, d)
+    c: torch.Tensor  # (S, 1, m)
+
+    @property
+    def upside_down(self):
+        """The same machines with v and h in each other's place."""
+        return RBM(self.W.mT, self.c, self.b)
+
+    def field(self, v):
+        """c + v W, (S, B, m): the log odds of the hidden units."""
+        return torch.baddbmm(self.c, v, self.W)
+
+    def p_hidden(self, v, beta=1.0):
+        """P(h_j = 1 | v) under exp(-beta E), (S, B, m)."""
+        return self.field(v).mul_(beta).sigmoid_()
+
+    def p_visible(self, h, beta=1.0):
+        """P(v_i = 1 | h) under exp(-beta E), (S, B, d)."""
+        return self.upside_down.p_hidden(h, beta)
+
+    def energy(self, v, h):
+        """E(v, h), (S, B)."""
+        return -(self.field(v) * h).sum(-1) - (v * self.b).sum(-1)
+
+    def mean_energy(self, v):
+        """E(v, h) averaged over p(h | v), (S, B)."""
+        field = self.field(v)
+        return -(field.sigmoid() * field).sum(-1) - (v * self.b).sum(-1)
+
+    def free_energy(self, v):
+        """F(v) = -log Σ_h exp(-E(v, h)), (S, B)."""
+        return -softplus(self.field(v)).sum(-1) - (v * self.b).sum(-1)
+
+
+# Copied from 04_restricted_boltzmann_machines.py: coin_buffer
+def coin_buffer(p):
+    """Memory for the coins of `bernoulli`: 64-bit words, and the same bits as 16-bit integers in the shape of p."""
+    words = torch.empty(-(-p.numel() // 4), dtype=torch.int64, device=p.device)
+    return words, words.view(torch.int16)[: p.numel()].view(p.shape)
+
+
+# Copied from 04_restricted_boltzmann_machines.py: bernoulli
+def bernoulli(p, out=None, buffer=None):
+    """Units that are 1 with probability p, to within 2^-16, in the shape of p.
+
+    Half of an RBM's training time is random numbers. One 64-bit draw serves four units, which is three times as fast as a
+    float for each; a loop also hands in `out` and a `buffer` = coin_buffer(p) to be used again.
+    """
+    out = torch.empty_like(p) if out is None else out
+    words, coins = coin_buffer(p) if buffer is None else buffer
+    words.random_(-(2**63), None)
+    out.copy_(coins)  # whole numbers from -2^15 to 2^15 - 1
+    return torch.add(p, out, alpha=2**-16, out=out).round_()  # is p + u > 1/2, u uniform on [-1/2, 1/2)?
+
+
+# Copied from 04_restricted_boltzmann_machines.py: gibbs
+def gibbs(rbm, v, n_sweeps):
+    """`n_sweeps` sweeps v -> h -> v of block Gibbs sampling from v (B, d); returns the last v, (B, d)."""
+    for _ in range(n_sweeps):
+        v = bernoulli(rbm.p_visible(bernoulli(rbm.p_hidden(v))))
+    return v
+
+
+# Copied from 04_restricted_boltzmann_machines.py: all_states
+def all_states(n):
+    """Every binary vector of length n, (2^n, n)."""
+    return (torch.arange(2**n).unsqueeze(1) >> torch.arange(n) & 1).float()
+
+
+# Copied from 04_restricted_boltzmann_machines.py: product_probabilities
+def product_probabilities(p, states):
+    """Probability of each state (S, n) under each row of independent units p (A, n), (A, S)."""
+    return (p.log() @ states.T + (1 - p).log() @ (1 - states).T).exp()
+
+
+# Copied from 04_restricted_boltzmann_machines.py: log_odds
+def log_odds(x):
+    """Log odds (d,) of each pixel's being 1 in x (N, d), half a count added to either side."""
+    return ((x.sum(0) + 0.5) / (len(x) + 1)).logit()
+
+
+# Copied from 02_hopfield_networks.py: mean_and_sem
+def mean_and_sem(values):
+    """Mean of independent repeats, and its standard error."""
+    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+
+
+def hidden_states(rbm):
+    """All hidden states of S machines (S, 2^m, m), and their probabilities under the model (S, 2^m)."""
+    h = all_states(rbm.W.shape[2]).to(rbm.W).expand(len(rbm.W), -1, -1)
+    return h, (-rbm.upside_down.free_energy(h)).softmax(1)
+
+
+# Differs from 04_restricted_boltzmann_machines.py: exact_log_z - S machines side by side
+def exact_log_z(rbm):
+    """log Z (S,): the visible layer summed out, the hidden one enumerated."""
+    return (-rbm.upside_down.free_energy(hidden_states(rbm)[0])).logsumexp(1)
+
+
+def nats_per_pattern(rbm, x):
+    """Exact mean log likelihood (S,) of patterns x (N, d)."""
+    return -rbm.free_energy(x.expand(len(rbm.W), -1, -1)).mean(1) - exact_log_z(rbm)
+
+
+def exact_samples(rbm, n):
+    """n independent draws of v from each machine, (S, n, d): h from its enumerated distribution, then v given h."""
+    h, p = hidden_states(rbm)
+    chosen = torch.multinomial(p, n, replacement=True)
+    return bernoulli(rbm.p_visible(h.gather(1, chosen.unsqueeze(2).expand(-1, -1, h.shape[2]))))
+
+
+def bars_and_stripes(side=4):
+    """Each row on or off, or each column: the 2 (2^side) - 2 distinct patterns (N, side²). All-off and all-on are both
+    bars and stripes: they stand here once."""
+    lines = all_states(side)
+    bars = lines.unsqueeze(1).expand(-1, side, -1).flatten(1)  # columns on or off
+    stripes = lines.unsqueeze(2).expand(-1, -1, side).flatten(1)  # rows on or off
+    return torch.cat([bars, stripes[1:-1]])
+
+
+def show_patterns(ax, v, title, wrong=None):
+    """Draw 30 patterns (30, 16) as 5 rows of 6; those marked in `wrong` (30,) in red."""
+    ink = torch.zeros(30, 1, 1, 3) if wrong is None else wrong.view(-1, 1, 1, 1) * torch.tensor([0.84, 0.15, 0.16])
+    tiles = torch.where(v.view(-1, 4, 4, 1) > 0.5, ink, 0.9)
+    tiles = torch.nn.functional.pad(tiles, (0, 0, 0, 1, 0, 1), value=1.0)  # a white gap
+    ax.imshow(tiles.view(5, 6, 5, 5, 3).permute(0, 2, 1, 3, 4).reshape(25, 30, 3).numpy())
+    ax.set_title(title)
+    ax.axis("off")
+
+
+# %% 1. The bias, exactly
+# Write the data as a probability vector q₀ over the 2^d states, and the model as p. A Gibbs sweep is the matrix K of
+# eq. (2), k sweeps turn q₀ into q₀ K^k, and p K = p. With r₀ = q₀ - p and r_k = r₀ K^k:
+#     the gradient, eq. (1)   = Σ_v r₀(v) φ(v)
+#     the update, eq. (2)     = Σ_v (r₀ - r_k)(v) φ(v)
+#     the bias of CD-k        = - Σ_v r_k(v) φ(v).
+# K is reversible, p(v) K(v, v') = p(v') K(v', v), so √p K /√p is symmetric and has real eigenvalues. None is negative,
+# since K is "to h and back": Σ_v p f (K f) = E[E[f | h]²] >= 0 for every f. So 1 = λ₁ > λ₂ >= ... >= 0, and
+#     Σ r_k² / p  <=  λ₂^(2k) Σ r₀² / p          (r₀ has no part along λ₁: Σ r₀ = 0).
+# Cauchy and Schwarz turn this into eq. (3), since (Σ r_k φ)² = (Σ r_k (φ - E_p φ))² <= (Σ r_k²/p) Var_p φ, with
+# χ² = Σ r₀²/p. As k grows, what is left of r_k points along the second eigenvector: the bias *decays as* λ₂^k, CD's bias
+# is a power iteration. Large weights mean λ₂ near 1, and no affordable k is then large.
+
+
+def statistics(rbm, v):
+    """φ(v) of eq. (1) as a row for each state, (S, B, d m + d + m); v (S, B, d)."""
+    h = rbm.p_hidden(v)
+    return torch.cat([(v.unsqueeze(3) * h.unsqueeze(2)).flatten(2), v, h], 2)
+
+
+def gibbs_kernels(rbm):
+    """K of eq. (2), (S, 2^d, 2^d), for one sweep v -> h -> v of each machine, by enumeration."""
+    n, d, m = rbm.W.shape
+    v, h = all_states(d).to(rbm.W), all_states(m).to(rbm.W)
+    to_h = product_probabilities(rbm.p_hidden(v.expand(n, -1, -1)), h)
+    return to_h @ product_probabilities(rbm.p_visible(h.expand(n, -1, -1)), v)
+
+
+def reversible_spectrum(kernel, p):
+    """Eigenvalues (S, n), falling, of kernels (S, n, n) that are reversible with respect to p (S, n)."""
+    root = p.sqrt()
+    symmetric = root.unsqueeze(2) * kernel / root.unsqueeze(1)
+    return torch.linalg.eigvalsh((symmetric + symmetric.mT) / 2).flip(1)
+
+
+def cd_bias(rbm, q, n_sweeps):
+    """For data q (S, 2^d) and k = 0 ... n_sweeps: Σ r_k φ (k, S, parameters), the bound of eq. (3) on its norm (k, S), and
+    the spectrum of K (S, 2^d). k = 0 gives the gradient itself, and minus the k-th is CD-k's bias."""
+    v = all_states(rbm.W.shape[1]).to(rbm.W).expand(len(rbm.W), -1, -1)
+    p, phi, kernel, path = (-rbm.free_energy(v)).softmax(1), statistics(rbm, v), gibbs_kernels(rbm), []
+    spectrum, r, mean = reversible_spectrum(kernel, p), q - p, (p.unsqueeze(1) @ phi)
+    size = ((p.unsqueeze(2) * (phi - mean) ** 2).sum((1, 2)) * (r**2 / p).sum(1)).sqrt()
+    for _ in range(n_sweeps + 1):
+        path.append((r.unsqueeze(1) @ phi).squeeze(1))
+        r = (r.unsqueeze(1) @ kernel).squeeze(1)
+        r = r - r.sum(1, keepdim=True) * p  # rounding must not leave a little of p in r: it would not decay
+    k = torch.arange(n_sweeps + 1).to(p).unsqueeze(1)
+    return torch.stack(path), spectrum[:, 1] ** k * size, spectrum
+
+
+def section_bias(run):
+    """CD-k has a bias; it decays as the Gibbs kernel's second eigenvalue to the k, slowly where weights are large."""
+    n, d, m, n_data, n_sweeps, scales = run.config.n_machines, 7, 5, 25, 100, {"small": 0.5, "medium": 1.5, "large": 3.0}
+    shapes, v = ((n, d, m), (n, 1, d), (n, 1, m)), all_states(d).double().expand(n, -1, -1)
+    teacher = RBM(*(1.5 * torch.randn(shape).double() for shape in shapes))
+    p_teacher = (-teacher.free_energy(v)).softmax(1)
+    data = torch.multinomial(p_teacher, n_data, replacement=True)  # which states; the same data for all three scales
+    q = torch.zeros_like(p_teacher).scatter_add_(1, data, torch.full(data.shape, 1 / n_data).double())
+
+    fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    rates, second, violations, least = [], [], 0, math.inf
+    for (name, scale), color in zip(scales.items(), ("tab:blue", "tab:green", "tab:red"), strict=True):
+        W = scale * torch.randn(shapes[0]).double()
+        rbm = RBM(W, -W.sum(2).unsqueeze(1) / 2, -W.sum(1, keepdim=True) / 2 + torch.randn(shapes[2]).double() / 2)
+        bias, bound, spectrum = cd_bias(rbm, q, n_sweeps)
+        norms, updates = bias.norm(dim=2), bias[0] - bias
+        cosines = torch.cosine_similarity(updates[1:], bias[:1], 2)
+        violations += (norms > bound * (1 + 1e-9)).sum().item()
+        least = min(least, spectrum.min().item())
+        second.append(spectrum[:, 1])
+        rates.append((norms[n_sweeps] / norms[n_sweeps // 2]) ** (2 / n_sweeps))
+        relative = norms / norms[0]
+        for sweeps in (1, 10, 100):
+            run.metric(f"relative_bias_{name}_cd_{sweeps}", *mean_and_sem(relative[sweeps]), against=("exact gradient", 0))
+            run.metric(f"cosine_{name}_cd_{sweeps}", *mean_and_sem(cosines[sweeps - 1]), against=("exact gradient", 1))
+        median, typical = relative[1:].median(1).values, second[-1].median()
+        k = torch.arange(1, n_sweeps + 1).numpy()
+        axes[0].semilogy(k, median, color=color, lw=2, label=f"{name} weights")
+        axes[0].semilogy(k, typical.item() ** (k - n_sweeps) * median[-1].item(), "k--", lw=1)
+        axes[1].errorbar(k, cosines.mean(1), cosines.std(1) / n**0.5, color=color, lw=2, elinewidth=1)
+        axes[2].plot(1 - second[-1], 1 - rates[-1], "o", color=color)
+    rates, second = torch.cat(rates), torch.cat(second)
+    run.metric("bound_violations", violations, against=("theorem, eq. (3)", 0), within=0)
+    run.metric("smallest_eigenvalue", least, against=("theorem: not negative", 0), within=1e-10)
+    run.metric(
+        "decay_rate_error", (rates - second).abs().max(), None, ("second eigenvalue", 0), 0.03
+    )  # the third still shows a little
+
+    # Does CD-1 as it is run agree with eq. (2)? Its length along the true gradient, from 40 groups of 5,000 chains.
+    rbm = RBM(*(parameter[:1] for parameter in rbm))
+    direction = bias[0, 0] / norms[0, 0]
+    chains = gibbs(rbm, v[:1, torch.multinomial(q[0], 200000, replacement=True)], 1)
+    drawn = (q[:1].unsqueeze(1) @ statistics(rbm, v[:1]) - statistics(rbm, chains).view(40, 5000, -1).mean(1)) @ direction
+    mean, sem = mean_and_sem(drawn.flatten())
+    run.metric("cd_1_by_gibbs_chains", mean, sem, ("eq. (2), summed", updates[1, 0] @ direction), 4 * sem)
+
+    axes[0].plot([], [], "k--", lw=1, label="slope of the median $\\lambda_2^k$")
+    axes[0].set(title="The bias dies out as $\\lambda_2^k$", xlabel="Gibbs sweeps k", ylabel="bias / gradient (median)")
+    axes[0].set_ylim(1e-8, 1e3)
+    axes[0].legend(loc="upper right")
+    axes[1].axhline(1, color="k", ls="--", label="the gradient's direction")
+    axes[1].set(title="Large weights turn CD-k away", xscale="log", xlabel="Gibbs sweeps k")
+    axes[1].set_ylabel("cosine with the gradient")
+    axes[1].legend(loc="lower right")
+    ends = [(1 - second).min().item() / 2, 1]
+    axes[2].loglog(ends, ends, "k--", label="theory: equal")
+    axes[2].set(title="Each machine keeps to its own $\\lambda_2$", xlabel="spectral gap $1 - \\lambda_2$")
+    axes[2].set_ylabel("measured 1 - (decay a sweep)")
+    axes[2].legend()
+    run.figure(fig, "decay")
+
+
+# %% 2. The methods: five ways to come by the negative phase
+# CD-k restarts its chains at the data at every update: cheap, biased, eq. (3). *Persistent* CD (Tieleman 2008) never
+# restarts them: the machine changes little from update to update, and the chains follow. *Fast PCD* (Tieleman & Hinton
+# 2009) runs the chains on W + W_fast, where W_fast learns fast and forgets fast (19/20 an update): it raises the energy
+# where chains sit and so drives them on. *Parallel tempering* (Desjardins et al. 2010; Cho et al. 2010) keeps R replicas
+# at β₁ = 1 > ... > β_R = 0; exchanging the states of neighbours r and r+1 with probability
+#     min(1, exp((β_r - β_{r+1}) (E_r - E_{r+1})))
+# leaves each exp(-β_r E) invariant: its ratio of joint probabilities before and after is that exponential. At β = 0 the
+# units are coins, so that new states always come down the ladder.
+# What is equal here: the *sweeps per chain*. One update costs CD-1 and (F)PCD one sweep, CD-10 ten, parallel tempering
+# one for each replica: out of the same budget it makes 1/R of the updates. Each method, at each budget, gets the learning
+# rate that does best on machines of their own (out of the same six), falling linearly to 0; then other machines count.
+
+
+class Method(NamedTuple):
+    """How the negative phase is drawn."""
+
+    color: str
+    sweeps: int = 1  # Gibbs sweeps of a chain in one update
+    persistent: bool = True
+    fast_rate: float = 0.0
+    n_replicas: int = 1
+
+
+METHODS = {
+    "CD-1": Method("tab:red", persistent=False),
+    "CD-10": Method("tab:orange", sweeps=10, persistent=False),
+    "PCD": Method("tab:green"),
+    "fast PCD": Method("tab:blue", fast_rate=0.3),
+    "tempering": Method("tab:purple", sweeps=5, n_replicas=5),
+}
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+# Differs from 04_restricted_boltzmann_machines.py: phase - of S machines, with weights of both signs
+def phase(rbm, v, weight):
+    """Σ weight φ(v) over v (S, B, d), as an RBM. Data weigh +1/n and samples -1/n: then it is eq. (1); weight (B, 1)."""
+    h, v = rbm.p_hidden(v), v * weight
+    return RBM(v.mT @ h, v.sum(1, keepdim=True), (h * weight).sum(1, keepdim=True))
+
+
+def exchange(v, energy, betas):
+    """Swap states of neighbouring replicas, in place: v (S, R, N, d), energy (S, R, N), betas (R,) falling."""
+    n_replicas = len(betas)
+    for first in (0, 1):  # pairs (0, 1), (2, 3), ... and then (1, 2), (3, 4), ...
+        a, b = slice(first, n_replicas - 1, 2), slice(first + 1, n_replicas, 2)
+        log_ratio = (betas[a] - betas[b]).unsqueeze(1) * (energy[:, a] - energy[:, b])
+        swap = (torch.rand_like(log_ratio).log() < log_ratio).to(v)
+        for state, mask in ((energy, swap), (v, swap.unsqueeze(3))):
+            change = mask * (state[:, b] - state[:, a])
+            state[:, a] += change
+            state[:, b] -= change
+
+
+def temper(rbm, v, betas):
+    """One sweep of every replica, v (S, R N, d) with the R = len(betas) replicas one after another, then exchanges."""
+    rows = betas.repeat_interleave(v.shape[1] // len(betas)).unsqueeze(1)
+    h = bernoulli(rbm.p_hidden(v, rows))
+    v = bernoulli(rbm.p_visible(h, rows))
+    apart = len(v), len(betas), -1
+    exchange(v.view(*apart, v.shape[2]), rbm.energy(v, h).view(apart), betas)
+    return v
+
+
+class Trainer:
+    """S machines that learn side by side, each with n chains of its own."""
+
+    def __init__(self, rbm, method, n_chains, chains=None):
+        n_machines, d, _ = rbm.W.shape
+        self.rbm, self.method, self.n = rbm, method, n_chains
+        self.fast = RBM(*(torch.zeros_like(parameter) for parameter in rbm))
+        self.betas = torch.linspace(1, 0, method.n_replicas, device=rbm.W.device)
+        start = rbm.W.new_full((n_machines, method.n_replicas * n_chains, d), 0.5)
+        self.chains = bernoulli(start) if chains is None else chains
+        self.weight = rbm.W.new_tensor([1.0, -1.0]).repeat_interleave(n_chains).unsqueeze(1) / n_chains
+
+    def negatives(self, x):
+        """Samples for the negative phase, (S, n, d)."""
+        if not self.method.persistent:
+            self.chains = x
+        if self.method.n_replicas > 1:
+            self.chains = temper(self.rbm, self.chains, self.betas)
+        elif self.method.fast_rate:
+            self.chains = gibbs(RBM(*(slow + fast for slow, fast in zip(self.rbm, self.fast, strict=True))), self.chains, 1)
+        else:
+            self.chains = gibbs(self.rbm, self.chains, self.method.sweeps)
+        return self.chains[:, : self.n]  # the replicas at beta = 1 come first
+
+    def step(self, x, rate):
+        """One update on x (S, n, d); rate is a number or (S, 1, 1)."""
+        gradient = phase(self.rbm, torch.cat([x, self.negatives(x)], 1), self.weight)
+        for slow, fast, g in zip(self.rbm, self.fast, gradient, strict=True):
+            slow += rate * g
+            if self.method.fast_rate:
+                fast.mul_(19 / 20).add_(g, alpha=self.method.fast_rate)
+
+
+def fresh_rbms(x, n_machines, n_hidden):
+    """Machines to start from: small random weights, and each pixel's rate in x (N, d) in its bias."""
+    weights = 0.1 * torch.randn(n_machines, x.shape[1], n_hidden, device=x.device)
+    return RBM(weights, log_odds(x).repeat(n_machines, 1, 1), x.new_zeros(n_machines, 1, n_hidden))
+
+
+def climb(trainer, x, rates, n_updates, marks=(), anneal=True):
+    """Climb eq. (1) on x (N, d): all of x at each update if it is as many as the chains, else minibatches. rates (S,)
+    fall linearly to 0, or stay. Returns {update: a copy of the machines} at `marks`."""
+    rates, everything, kept = rates.view(-1, 1, 1), x.expand(len(rates), -1, -1), {}
+    for update in range(n_updates + 1):  # the annealed rate ends at 0, so the last turn only keeps
+        if update in marks:
+            kept[update] = RBM(*(parameter.clone() for parameter in trainer.rbm))
+        batch = everything if trainer.n == len(x) else x[torch.randint(len(x), (len(rates), trainer.n), device=x.device)]
+        if update < n_updates:
+            trainer.step(batch, rates * (1 - update / n_updates) if anneal else rates)
+    return kept
+
+
+class Result(NamedTuple):
+    """A method's outcome at one budget: the rate chosen, the machines trained with it, and the seconds that took."""
+
+    rate: float
+    rbm: RBM
+    seconds: float
+
+
+def tune_and_train(x, n_chains, n_hidden, method, n_sweeps, n_tuning, n_seeds, score):
+    """Choose the rate by the mean score (S,) of n_tuning machines for each of RATES; with it, train n_seeds others."""
+    n_updates = max(n_sweeps // method.sweeps, 1)
+    rates = torch.tensor(RATES, device=x.device).repeat_interleave(n_tuning)
+    rbm = fresh_rbms(x, len(rates), n_hidden)
+    climb(Trainer(rbm, method, n_chains), x, rates, n_updates)
+    means = score(rbm).view(len(RATES), n_tuning).mean(1)
+    rate = RATES[means.nan_to_num(-math.inf).argmax()]  # a rate with which a machine blew up is not chosen
+    rbm, start = fresh_rbms(x, n_seeds, n_hidden), time.perf_counter()
+    climb(Trainer(rbm, method, n_chains), x, torch.full((n_seeds,), rate, device=x.device), n_updates)
+    return Result(rate, rbm, time.perf_counter() - start)
+
+
+def budgets(config):
+    """Sweeps per chain of the trainings that are compared, the last one the full budget."""
+    return [max(config.n_sweeps // 3**power, 1) for power in (3, 2, 1, 0)]
+
+
+@functools.cache
+@torch.random.fork_rng()  # sections print the same numbers alone and after the others
+def trained_on_bars(run):
+    """{(method, sweeps): Result} on 4x4 bars and stripes."""
+    config, x = run.config, bars_and_stripes().to(run.device)
+    torch.manual_seed(run.seed)
+    results, jobs = {}, [(name, sweeps) for sweeps in budgets(config) for name in METHODS]
+    for name, sweeps in tqdm(jobs, desc="bars and stripes", disable=None):
+        results[name, sweeps] = tune_and_train(
+            x, len(x), config.n_hidden, METHODS[name], sweeps, config.n_tuning, config.n_seeds,
+            lambda rbm: nats_per_pattern(rbm, x),
+        )  # fmt: skip
+    return results
+
+
+# Digits, with more hidden units than can be summed, are scored by annealed importance sampling, as in module 04: its
+# mean weight is unbiased for Z, its log too low and the likelihood flattered when the effective sample is small.
+
+
+# Differs from 04_restricted_boltzmann_machines.py: ais - S machines side by side
+def ais(rbm, base_b, n_chains, n_temps):
+    """Log weights (S, n_chains) whose exponentials average to Z, from biases base_b (d,) to the RBM in n_temps steps."""
+    W, b, c = rbm
+    v = bernoulli(base_b.sigmoid().repeat(len(W), n_chains, 1))
+    log_w = (softplus(base_b).sum() + c.shape[2] * math.log(2)).repeat(len(W), n_chains)
+    betas = torch.linspace(0, 1, n_temps + 1).tolist()
+    for old, new in zip(betas[:-1], betas[1:], strict=True):
+        x = rbm.field(v)
+        log_w += (new - old) * (v * (b - base_b)).sum(-1) + (softplus(new * x) - softplus(old * x)).sum(-1)
+        h = bernoulli(x.mul_(new).sigmoid_())
+        v = bernoulli(torch.baddbmm(torch.lerp(base_b.expand_as(b), b, new), h, W.mT, alpha=new).sigmoid_())
+    return log_w
+
+
+# Copied from 01_ebm_foundations.py: log_z_from_weights
+def log_z_from_weights(log_w):
+    """(log Z, its standard error, ESS), each (...), from log importance weights (..., N).
+
+    Standard error by the delta method, std(w) / (mean(w) √N); ESS = (Σw)² / Σw² (Kong 1992), between 1 and N.
+    """
+    n = log_w.shape[-1]
+    log_sum = log_w.logsumexp(-1)
+    ess = (2 * log_sum - (2 * log_w).logsumexp(-1)).exp()
+    return log_sum - math.log(n), ((1 / ess - 1 / n).clamp(min=0) * n / (n - 1)).sqrt(), ess
+
+
+@functools.cache
+def digits_split(run):
+    """Binary 8x8 digits (N, 64): for training, for choosing rates, for the final score."""
+    x, y = load_digits(return_X_y=True)
+    x_rest, x_test, y_rest, _ = train_test_split(x > 8, y, test_size=0.2, stratify=y, random_state=0)
+    x_train, x_valid = train_test_split(x_rest, test_size=0.15, stratify=y_rest, random_state=0)
+    return [torch.tensor(part, dtype=torch.float32, device=run.device) for part in (x_train, x_valid, x_test)]
+
+
+@functools.cache
+@torch.random.fork_rng()
+def trained_on_digits(run):
+    """{method: (Result, test nats per machine (S,) and the effective share of the AIS chains (S,))} on digits."""
+    config, (x_train, x_valid, x_test) = run.config, digits_split(run)
+    torch.manual_seed(run.seed)
+    base_b, results = log_odds(x_train), {}
+
+    def nats(rbm, x, n_chains, n_temps):
+        log_z, _, ess = log_z_from_weights(ais(rbm, base_b, n_chains, n_temps))
+        return -rbm.free_energy(x.expand(len(rbm.W), -1, -1)).mean(1) - log_z, ess / n_chains
+
+    def trusted(values, share):  # AIS flatters where few chains count: no rate is chosen by such a number
+        return values.where(share >= 0.1, torch.nan)
+
+    for name, method in tqdm(METHODS.items(), desc="digits", disable=None):
+        result = tune_and_train(
+            x_train, 100, config.digits_hidden, method, config.digits_sweeps, 1, config.n_seeds,
+            lambda rbm: trusted(*nats(rbm, x_valid, config.n_ais_chains // 2 + 1, config.n_ais_temps // 3 + 1)),
+        )  # fmt: skip
+        results[name] = result, *nats(result.rbm, x_test, config.n_ais_chains, config.n_ais_temps)
+    return results
+
+
+def metric_name(name):
+    """A method's name as part of a metric's."""
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def section_methods(run):
+    """At equal numbers of Gibbs sweeps, what the negative phase is drawn with decides how good the machine gets."""
+    config, x, entropy = run.config, bars_and_stripes().to(run.device), math.log(30)
+    results, sweeps = trained_on_bars(run), budgets(run.config)[-1]
+    nats = {name: nats_per_pattern(results[name, sweeps].rbm, x).cpu() for name in METHODS}
+    for name, values in nats.items():
+        run.metric(f"bars_nats_{metric_name(name)}", *mean_and_sem(values), against=("-ln 30", -entropy))
+        run.metric(f"bars_rate_{metric_name(name)}", results[name, sweeps].rate)
+    best = max(nats, key=lambda name: nats[name].mean())
+    worst = min(nats, key=lambda name: nats[name].mean())
+    run.metric("bars_best_nats", *mean_and_sem(nats[best]), ("-ln 30", -entropy), 0.3)
+
+    x_train, _, x_test = digits_split(run)
+    digits, chance = trained_on_digits(run), log_odds(x_train)
+    chance = (x_test @ chance - softplus(chance).sum()).mean().item()
+    shown = {}
+    for name, (result, values, share) in digits.items():
+        run.metric(f"digits_ais_effective_share_{metric_name(name)}", share.min(), against=("refused below", 0.1))
+        if share.min() < 0.1:
+            print(f"  digits_nats_{metric_name(name)}: refused, its AIS rests on too few chains; raise --n-ais-temps")
+            continue
+        shown[name] = values.cpu()
+        run.metric(f"digits_nats_{metric_name(name)}", *mean_and_sem(values), against=("independent pixels", chance))
+        run.metric(f"digits_rate_{metric_name(name)}", result.rate)
+    small = fresh_rbms(x_train, 1, min(14, config.digits_hidden))  # one whose Z can be summed: is AIS right?
+    climb(Trainer(small, METHODS["PCD"], 100), x_train, torch.full((1,), 0.3, device=run.device), config.digits_sweeps)
+    log_z, sem, _ = log_z_from_weights(ais(small, log_odds(x_train), 5 * config.n_ais_chains, config.n_ais_temps))
+    run.metric("ais_log_z_14_hidden", log_z, sem, ("exact", exact_log_z(small)), 4 * sem.item())
+
+    fig, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
+    for ax, values in zip(axes, (nats, shown), strict=True):
+        for i, (name, dots) in enumerate(values.items()):
+            ax.plot(i + np.linspace(-0.15, 0.15, len(dots)), dots.numpy(), "o", color=METHODS[name].color, alpha=0.5)
+            ax.plot([i - 0.3, i + 0.3], [dots.mean().item()] * 2, color=METHODS[name].color, lw=3)
+        ax.set_xticks(range(len(values)), list(values))
+    axes[0].axhline(-entropy, color="k", ls="--", label="-ln 30: the data's own entropy")
+    axes[0].legend(loc="lower right")
+    axes[0].set(title=f"Bars and stripes, {sweeps:,} sweeps a chain: exact", ylabel="log likelihood (nats a pattern)")
+    axes[1].set(title=f"Digits, {config.digits_sweeps:,} sweeps a chain: AIS", ylabel="test log likelihood (nats an image)")
+    run.figure(fig, "likelihoods")
+
+    fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
+    show_patterns(axes[0], x.cpu(), "all 30 bars and stripes")
+    for ax, name in zip(axes[1:], (worst, best), strict=True):
+        v = exact_samples(results[name, sweeps].rbm, 30).cpu()
+        is_wrong = last_pattern(v, x.cpu(), torch.tensor(-1)) < 0
+        show_patterns(ax, v[0], f"{name}: 30 exact samples,\n{is_wrong[0].sum()} of them wrong (red)", is_wrong[0])
+    run.figure(fig, "samples")
+
+
+# %% 3. What misleads
+# Reconstruction error, |x - E[v | h]|² with h ~ p(h | x), asks whether *one sweep* stays near the data. A machine whose
+# chains cannot move reconstructs everything, whatever else it believes in; and CD-1 trains chains not to move away in
+# one sweep. Spurious modes far from the data are never visited, so nothing ever raises their energy.
+
+
+def reconstruction_error(rbm, x, n_draws=20):
+    """Squared error (S,) of one sweep from patterns x (N, d), in pixels a pattern."""
+    x = x.repeat(n_draws, 1).expand(len(rbm.W), -1, -1)
+    return (x - rbm.p_visible(bernoulli(rbm.p_hidden(x)))).square().sum(2).mean(1)
+
+
+def section_misleading(run):
+    """Under CD-1 the reconstruction error keeps falling while the exact likelihood falls too."""
+    config, x = run.config, bars_and_stripes().to(run.device)
+    marks = sorted(set(np.geomspace(10, max(config.n_sweeps, 20), 40).astype(int).tolist()))
+    rbm = fresh_rbms(x, config.n_seeds, config.n_hidden)
+    rates = torch.full((config.n_seeds,), 0.3, device=run.device)
+    kept = climb(Trainer(rbm, METHODS["CD-1"], len(x)), x, rates, marks[-1], marks, anneal=False)
+    nats = torch.stack([nats_per_pattern(machines, x) for machines in kept.values()]).cpu()
+    errors = torch.stack([reconstruction_error(machines, x) for machines in kept.values()]).cpu()
+    peak = nats.mean(1).argmax().item()
+    for name, values in (("nats", nats), ("reconstruction_error", errors)):
+        run.metric(f"{name}_at_the_peak", *mean_and_sem(values[peak]))
+        run.metric(f"{name}_change_since", *mean_and_sem(values[-1] - values[peak]), against=("the peak", 0))
+
+    fig, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    for ax, values, color in ((axes[0], errors, "tab:gray"), (axes[1], nats, "tab:red")):
+        ax.plot(marks, values.numpy(), color=color, alpha=0.3, lw=1)
+        ax.plot(marks, values.mean(1).numpy(), color=color, lw=3)
+        ax.axvline(marks[peak], color="k", ls=":")
+        ax.set(xscale="log", xlabel="updates of CD-1 at a constant rate")
+    axes[0].set(title="What is watched improves ...", ylabel="reconstruction error (pixels a pattern)", yscale="log")
+    axes[1].axhline(-math.log(30), color="k", ls="--", label="-ln 30")
+    axes[1].set(title="... while the likelihood falls", ylabel="exact log likelihood (nats a pattern)")
+    axes[1].legend()
+    run.figure(fig, "reconstruction")
+
+
+# %% 4. Chains
+# A persistent chain is always late: it samples machines of some updates ago. But lateness pushes. Where chains are too
+# many, their energy is raised until they leave, so that a *learning* machine mixes better than the same machine frozen
+# (Tieleman & Hinton 2009). The lag below is the chains' mean energy above the model's own, which is summed exactly; the
+# chains begin as exact samples, so that at rate 0 it must be 0.
+# The frozen machine shows what a stuck chain looks like: a flat line. R-hat, from chains that start in *different* modes,
+# finds out: they never agree. What the mean over such chains says is only where they were put.
+
+
+def last_pattern(v, patterns, last):
+    """Which of the patterns (N, d) each v (..., d) is; where it is none, what it was last (...)."""
+    agreement, which = (v @ (2 * patterns - 1).T - patterns.sum(1)).max(-1)
+    return torch.where(agreement == 0, which, last)
+
+
+def exact_mean_energy(rbm):
+    """E_p[E(v, h)], (S,), by enumeration of the hidden states."""
+    h, p = hidden_states(rbm)
+    return (p * rbm.upside_down.mean_energy(h)).sum(1)
+
+
+def barness(v):
+    """(variance of the column means - variance of the row means) of 4x4 images (..., 16): > 0 for bars, < 0 for stripes."""
+    images = v.unflatten(-1, (4, 4))
+    return images.mean(-2).var(-1) - images.mean(-1).var(-1)
+
+
+# Copied from 01_ebm_foundations.py: split
+def split(chains):
+    """Chains (n_chains, n_draws) cut in two, (2 n_chains, n_draws // 2): a drift then looks like a disagreement."""
+    half = chains.shape[1] // 2
+    return torch.cat([chains[:, :half], chains[:, -half:]])
+
+
+# Copied from 01_ebm_foundations.py: split_r_hat
+def split_r_hat(chains):
+    """Split R-hat of chains (n_chains, n_draws): Gelman et al. (2013), p. 284; Vehtari et al. (2021), before ranks."""
+    halves = split(chains)
+    n, within = halves.shape[1], halves.var(1).mean()
+    return ((n - 1) / n + halves.mean(1).var() / within).sqrt()
+
+
+# Copied from 01_ebm_foundations.py: autocorrelation
+def autocorrelation(chains):
+    """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws), which raise it towards 1 where they disagree
+    (Vehtari et al. 2021)."""
+    n, within = chains.shape[1], chains.var(1).mean()
+    spectrum = torch.fft.rfft(chains - chains.mean(1, keepdim=True), n=2 * n)  # padded: no wrap-around
+    covariance = torch.fft.irfft(spectrum.abs() ** 2)[:, :n].mean(0) / (n - 1)
+    total = (n - 1) / n * within + chains.mean(1).var()
+    return 1 - (within - covariance) / total
+
+
+# Copied from 01_ebm_foundations.py: effective_sample_size
+def effective_sample_size(chains):
+    """Number of independent draws worth as much as chains (n_chains, n_draws) for a mean: Geyer's initial monotone
+    sequence on the split chains (Geyer 1992; Vehtari et al. 2021)."""
+    halves = split(chains)
+    rho = autocorrelation(halves)
+    pairs = rho[: len(rho) // 2 * 2].reshape(-1, 2).sum(1)
+    positive = (pairs > 0).cumprod(0)  # up to the first pair that is not
+    tau = 2 * (positive * pairs.cummin(0).values).sum() - 1
+    return halves.numel() / tau.clamp(min=1 / math.log10(halves.numel()))  # antithetic chains: Stan's limit
+
+
+def diagnose(rbm, start, patterns, n_draws, n_replicas):
+    """Chains of S machines from `start` (S, n, 16), tempered or not: barness (S, n, n_draws), mode switches a sweep (S,)."""
+    n, betas, last, draws, switches = start.shape[1], torch.linspace(1, 0, n_replicas).to(start), torch.tensor(-1), [], -1
+    v = start.repeat(1, n_replicas, 1)
+    for _ in range(n_draws):
+        v = temper(rbm, v, betas)
+        last, old = last_pattern(v[:, :n], patterns, last), last
+        switches = switches + (last != old)
+        draws.append(barness(v[:, :n]))
+    return torch.stack(draws, 2), switches.clamp(min=0).double().mean(1) / n_draws
+
+
+def lag_while_learning(rbm, x, rates, n_updates, every=50):
+    """PCD on x (N, d) at constant rates (S,) from exact samples: the chains' mean energy above the model's own (S,), over
+    the second half of the updates, and the mode switches of a chain in an update (S,)."""
+    trainer = Trainer(rbm, METHODS["PCD"], len(x), exact_samples(rbm, len(x)))
+    last, switches, batch, lags = torch.tensor(-1), -1, x.expand(len(rates), -1, -1), []
+    for update in trange(n_updates, desc="lag", disable=None):
+        trainer.step(batch, rates.view(-1, 1, 1))
+        last, old = last_pattern(trainer.chains, x, last), last
+        switches = switches + (last != old)
+        if update >= n_updates // 2 and (n_updates - 1 - update) % every == 0:
+            lags.append(rbm.mean_energy(trainer.chains).mean(1) - exact_mean_energy(rbm))
+    return torch.stack(lags).mean(0), switches.clamp(min=0).double().mean(1) / n_updates
+
+
+def section_chains(run):
+    """Persistent chains lag behind a machine that learns, and move because it learns; frozen, they are stuck."""
+    config, x, results = run.config, bars_and_stripes().to(run.device), trained_on_bars(run)
+    trained, early = results["tempering", budgets(config)[-1]].rbm, results["PCD", budgets(config)[0]].rbm
+    n, learning_rates = config.n_seeds, (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
+    rates = torch.tensor(learning_rates, device=run.device).repeat_interleave(n)
+    machines = RBM(*(parameter.repeat(len(learning_rates), 1, 1) for parameter in trained))
+    lagging = lag_while_learning(machines, x.repeat(3, 1), rates, config.n_lag_updates)
+    lag, switches = (values.cpu().view(-1, n) for values in lagging)
+    lag_rows, switch_rows = ([mean_and_sem(row) for row in rows] for rows in (lag, 1000 * switches))
+    for rate, (mean, sem), (per_1000, spread) in zip(learning_rates, lag_rows, switch_rows, strict=True):
+        run.metric(f"lag_rate_{rate:g}", mean, sem, ("no lag", 0), None if rate else 5 * sem + 1e-6)
+        run.metric(f"switches_rate_{rate:g}", per_1000, spread, against=("frozen", switch_rows[0][0]))
+
+    fig, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    for ax, rows, frozen in ((axes[0], lag_rows, 0), (axes[1], switch_rows, switch_rows[0][0])):
+        ax.errorbar(learning_rates[1:], *zip(*rows[1:], strict=True), fmt="o-", color="tab:green", label="PCD chains")
+        ax.axhline(frozen, color="k", ls="--", label="rate 0: the machine is frozen")
+        ax.set(xscale="log", xlabel="learning rate")
+        ax.legend()
+    axes[0].set(title="Chains lag the more, the faster the machine learns", ylabel="chains' energy above the model's (nats)")
+    axes[1].set(title="... and learning drives them from mode to mode", ylabel="mode switches per 1,000 sweeps")
+    run.figure(fig, "lag")
+
+    v = all_states(16).to(run.device).expand(n, -1, -1)
+    exact = {id(rbm): ((-rbm.free_energy(v)).softmax(1) * barness(v)).sum(1).cpu() for rbm in (early, trained)}
+    apart, alike = x.expand(n, -1, -1), x[3].expand(n, len(x), -1)
+    cases = {
+        "early machine": (early, apart, 1),
+        "trained, one start": (trained, alike, 1),
+        "trained, all starts": (trained, apart, 1),
+        "trained, tempering": (trained, apart, METHODS["tempering"].n_replicas),
+    }
+    fig, axes = plt.subplots(1, 4, figsize=(14, 3.8), sharey=True, layout="constrained")
+    for ax, (name, (rbm, start, n_replicas)) in zip(axes, cases.items(), strict=True):
+        draws, per_sweep = (values.cpu() for values in diagnose(rbm, start, x, config.n_draws, n_replicas))
+        key = metric_name(name).replace(",", "")
+        r_hat = mean_and_sem([split_r_hat(chains) for chains in draws])
+        run.metric(f"{key}_r_hat", *r_hat, against=("agreed", 1))
+        ess = [1000 * effective_sample_size(chains) / (chains.numel() * n_replicas) for chains in draws]
+        run.metric(f"{key}_ess_per_1000", *mean_and_sem(ess), against=("independent", 1000))
+        run.metric(f"{key}_switches", *mean_and_sem(1000 * per_sweep))
+        error = mean_and_sem((draws.mean((1, 2)) - exact[id(rbm)]).abs())
+        run.metric(f"{key}_error", *error, against=("exact mean", 0))
+        ax.plot(draws[0, ::13, :500].T.numpy(), lw=0.9)
+        ax.axhline(exact[id(rbm)][0].item(), color="k", ls="--")
+        ax.set(title=f"{name}\nR-hat {r_hat[0]:.2f}, error {error[0]:.3f}", xlabel="sweeps")
+    axes[0].set_ylabel("stripes < 0 < bars (3 chains)")
+    run.figure(fig, "traces")
+
+
+# %% 5. Convergence
+# Every point below is a training of its own, tuned and finished at its budget: stopping a long training early would
+# show a rate that has not fallen yet. The table makes its choices from these numbers, and names all that are as good.
+
+
+def best_and_ties(candidates):
+    """The best of {name: values (S,)} by mean, and the others within two standard errors of the difference."""
+    rows = {name: mean_and_sem(values) for name, values in candidates.items()}
+    best = max(rows, key=lambda name: rows[name][0])
+    mean, sem = rows[best]
+    return best, [name for name in rows if name != best and mean - rows[name][0] <= 2 * math.hypot(sem, rows[name][1])]
+
+
+def recommendations(run, nats):
+    """Rows (situation, choice, its nats, others as good) from {(method, sweeps): nats (S,)} and the run's trainings."""
+    results, steps = trained_on_bars(run), budgets(run.config)
+    situations = {f"{sweeps:,} sweeps": {name: nats[name, sweeps] for name in METHODS} for sweeps in steps}
+    fastest = min(results[name, steps[-1]].seconds for name in METHODS)
+    for limit in (fastest / 9, fastest):
+        affordable = [key for key in sorted(nats, key=lambda key: nats[key].mean()) if results[key].seconds <= limit]
+        if affordable:  # the best of each method comes last, and stays in the dictionary
+            situations[f"{limit:.2g} seconds"] = {name: nats[name, sweeps] for name, sweeps in affordable}
+    digits = {name: values for name, (_, values, share) in trained_on_digits(run).items() if share.min() >= 0.1}
+    if digits:
+        situations["digits, test (AIS)"] = digits
+    picks = [(situation, *best_and_ties(candidates)) for situation, candidates in situations.items()]
+    return [(s, best, f"{situations[s][best].mean():.2f}", ", ".join(others) or "none") for s, best, others in picks]
+
+
+def section_convergence(run):
+    """What to choose depends on the budget: likelihood against sweeps and against seconds, and a table made from them."""
+    x, results, steps = bars_and_stripes().to(run.device), trained_on_bars(run), budgets(run.config)
+    nats = {key: nats_per_pattern(result.rbm, x).cpu() for key, result in results.items()}
+    fig, axes = plt.subplots(1, 2, figsize=(12, 4.4), sharey=True, layout="constrained")
+    for name in METHODS:
+        rows = [mean_and_sem(nats[name, sweeps]) for sweeps in steps]
+        seconds = [results[name, sweeps].seconds for sweeps in steps]
+        for sweeps, row in zip(steps, rows, strict=True):
+            run.metric(f"{metric_name(name)}_{sweeps}_sweeps", *row, against=("-ln 30", -math.log(30)))
+        run.metric(f"{metric_name(name)}_training_seconds", seconds[-1])
+        for ax, axis in zip(axes, (steps, seconds), strict=True):
+            ax.errorbar(axis, *zip(*rows, strict=True), fmt="o-", color=METHODS[name].color, label=name)
+    for ax, label in zip(axes, ("Gibbs sweeps of each chain", f"seconds for {run.config.n_seeds} machines"), strict=True):
+        ax.axhline(-math.log(30), color="k", ls="--", label="-ln 30")
+        ax.set(xscale="log", xlabel=label)
+    axes[0].set(title="Bars and stripes against sweeps ...", ylabel="log likelihood (nats a pattern)")
+    axes[1].set(title="... and against time on this computer")
+    axes[0].legend()
+    run.figure(fig, "curves")
+
+    header, rows = ("with", "choose", "nats", "as good (within 2 standard errors)"), recommendations(run, nats)
+    for row in (header, *rows):
+        print("  {:<20}{:<12}{:>8}   {}".format(*row))
+    fig, ax = plt.subplots(figsize=(10, 0.42 * len(rows) + 1), layout="constrained")
+    table = ax.table(rows, colLabels=header, cellLoc="left", loc="center", colWidths=(0.25, 0.15, 0.12, 0.48))
+    table.set_fontsize(12)
+    table.scale(1, 1.7)
+    ax.set_title("What to choose when, by this run's own numbers")
+    ax.axis("off")
+    run.figure(fig, "table")
+
+
+SECTIONS = {
+    "bias": section_bias,
+    "methods": section_methods,
+    "misleading": section_misleading,
+    "chains": section_chains,
+    "convergence": section_convergence,
+}
+
+
+# %% Running the module: the same lines in all ten
+
+
+# Copied from 01_ebm_foundations.py: Run
+class Run:
+    """One run: its settings, what it measured, and the folder `out` that figures and metrics go to."""
+
+    def __init__(self, config, seed, device, out, show):
+        self.config, self.seed, self.device, self.out, self.show = config, seed, torch.device(device), out, show
+        self.section, self.metrics, self.section_seconds = "", {}, {}
+
+    def metric(self, name, value, sem=None, against=None, within=None):
+        """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
+        stands beside it; `within`, how close to the reference it must be."""
+        entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
+        line = f"  {name:<34}{entry['value']:>11.5g}" + ("" if sem is None else f" +- {entry['sem']:.2g}")
+        if against is not None:
+            entry |= {"against": against[0], "reference": float(against[1])}
+            line += f"   {against[0]}: {entry['reference']:.5g}"
+        if within is not None:
+            entry |= {"within": float(within), "ok": abs(entry["value"] - entry["reference"]) <= float(within)}
+            line += f" (within {entry['within']:.2g}: {'ok' if entry['ok'] else 'OFF'})"
+        print(line)
+        if not all(math.isfinite(number) for number in entry.values() if not isinstance(number, str)):
+            sys.exit(f"[{self.section}] {name} is not finite: the run diverged; a smaller step or rate may cure it")
+        self.metrics[f"{self.section}/{name}"] = entry
+
+    @contextlib.contextmanager
+    def whole(self, name):
+        """A path to write to, which becomes `out`/`name` once it is written whole, and never before."""
+        partial = self.out / f".partial-{name}"
+        try:
+            yield partial
+            partial.replace(self.out / name)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def figure(self, fig, name):
+        """Save a figure as <section>_<name>.png; with --show, open it and go on when its window is closed."""
+        with self.whole(f"{self.section}_{name}.png") as path:
+            fig.savefig(path, dpi=120, bbox_inches="tight")
+        if self.show:
+            plt.show()
+        plt.close(fig)
+
+
+# Copied from 01_ebm_foundations.py: parse_args
+def parse_args(argv=None):
+    """The flags that every module has, and one for each field of Config. Returns the flags and the Config."""
+    here = Path(globals().get("__file__", "notebook.py"))  # a notebook has no file
+    sections = "\n".join(f"  {name:<14}{section.__doc__}" for name, section in SECTIONS.items())
+    parser = argparse.ArgumentParser(here.name, description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.epilog, parser.formatter_class = f"sections:\n{sections}", argparse.RawDescriptionHelpFormatter
+    parser.error = lambda message: sys.exit(f"{here.name}: {message}")  # one line, without the usage
+    parser.add_argument("--section", default="all", choices=["all", *SECTIONS], help="run one section only")
+    parser.add_argument("--smoke", action="store_true", help="tiny settings: seconds, not results")
+    parser.add_argument("--show", action="store_true", help="also open each figure in a window")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="auto: cuda, else cpu")
+    parser.add_argument("--out", type=Path, default=Path("outputs", here.stem), help="folder for what it writes")
+    for name, hint in get_type_hints(Config, include_extras=True).items():
+        flag, default, choices = f"--{name.replace('_', '-')}", getattr(Config, name), get_args(hint.__origin__) or None
+        help_text = f"{hint.__metadata__[0]} (default {default})"
+        parser.add_argument(flag, type=type(default), choices=choices, help=help_text)
+    args = parser.parse_args(argv)
+
+    given = {name: value for name, value in vars(args).items() if hasattr(Config, name) and value is not None}
+    for name, value in given.items():
+        if not isinstance(value, str) and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed must be between 0 and 2^32 - 1, not {args.seed}")
+    if args.show and plt.get_backend().lower() == "agg":
+        parser.error("--show needs a display, and there is none here")
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=args.device)
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except (RuntimeError, AssertionError):
+        parser.error(f"no {args.device} device here; try --device cpu")
+    except OSError as error:
+        parser.error(f"cannot write to {args.out}: {error.strerror}")
+    return args, replace(Config(), **((SMOKE if args.smoke else {}) | given))
+
+
+# Copied from 01_ebm_foundations.py: main
+def main(argv=None):
+    """Run the chosen sections; their figures and metrics.json go to the output folder."""
+    args, config = parse_args(argv)
+    run = Run(config, args.seed, args.device, args.out, args.show)
+    torch.set_num_threads(config.threads)
+    if not args.show:
+        plt.switch_backend("agg")
+    for name in SECTIONS if args.section == "all" else [args.section]:
+        print(f"\n[{name}] {SECTIONS[name].__doc__}", flush=True)
+        torch.manual_seed(args.seed)
+        run.section, start = name, time.perf_counter()
+        SECTIONS[name](run)
+        run.section_seconds[name] = time.perf_counter() - start
+    seconds = sum(run.section_seconds.values())
+    record = {"config": asdict(config), "seed": args.seed, "device": args.device, "torch": torch.__version__}
+    record |= {"seconds": seconds, "section_seconds": run.section_seconds, "metrics": run.metrics}
+    with run.whole("metrics.json") as path:
+        path.write_text(json.dumps(record, indent=2))
+    print(f"\n{seconds:.1f} s; figures and metrics.json are in {run.out}")
+
+
+# Copied from 01_ebm_foundations.py: __main__
+if __name__ == "__main__" and "__file__" in globals():  # in a notebook, call main(["--section", "..."]) yourself
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except OSError as error:  # a full disk, a folder that vanished
+        sys.exit(f"cannot go on: {error}")
