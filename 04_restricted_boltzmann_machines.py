@@ -595,7 +595,7 @@ def section_likelihood(run):
         ax.set(xscale="log", xlabel="temperatures", ylabel="test log likelihood (nats)")
         ax.set_title(f"{n_hidden} hidden units: few temperatures flatter")
         ax.errorbar([], [], fmt="o", color="tab:orange", label="AIS of 10 chains (red: refused), effective share")
-        ax.legend()
+        ax.legend(loc="upper right")
     run.figure(fig, "ais")
 
 
