@@ -16,7 +16,7 @@ With all weights equal and on a square grid, (1) is the Ising model, whose magne
 
     |m| = (1 - sinh(2/T)⁻⁴)^(1/8) below Tc = 2/ln(1+√2) = 2.269,  and 0 above.                     (4)
 
-Run      python 03_boltzmann_machines.py               all six sections, about 75 s on one CPU core
+Run      python 03_boltzmann_machines.py               all six sections, about 80 s on one CPU core
          python 03_boltzmann_machines.py --section ising --lattice 128
          (--device serves `units` and `ising`; the machines of the other sections are too small to gain by it)
 Writes   outputs/03_boltzmann_machines/*.png and metrics.json
@@ -276,7 +276,7 @@ def section_units(run):
     ax2.set(xlabel="exact $\\langle s_i s_j\\rangle$ at T", ylabel="sampled $\\langle s_i s_j\\rangle$")
     ax2.set_title(f"r = {r:.3f} does not tell that the slope is {slope:.2f}")
     ax2.legend(frameon=False)
-    fig.tight_layout()
+    fig.subplots_adjust(left=0, right=1, wspace=0.2)
     run.figure(fig, "total_variation")
 
 
@@ -411,7 +411,7 @@ def fit_by_every_method(states, p_data, n_steps, generator):
     return fitted
 
 
-def gradient_seconds(n, n_data, generator, n_calls=3):
+def gradient_seconds(n, n_data, generator, n_calls=2):
     """Seconds of one exact and of one pseudo-likelihood gradient of a machine of n units on `n_data` patterns."""
     W, b = random_machine((), n, generator=generator)
     states, patterns = enumerate_states(n), random_spins(n_data, n, generator=generator)
@@ -486,7 +486,7 @@ def section_learning(run):
     ax2.set(yscale="log", xlabel="number of units N", ylabel="one gradient, ms")
     ax2.set_title("Exact learning's price\nexplodes with N")
     ax2.legend(frameon=False)
-    fig.tight_layout()
+    fig.subplots_adjust(left=0, right=1, wspace=0.17)
     run.figure(fig, "methods")
 
 
@@ -600,13 +600,13 @@ def section_hidden(run):
     axes[1].legend(frameon=False, loc="center")
     axes[0].set_title("4-H-4 encoder: two hidden units suffice,\nbut few restarts find the code")
     axes[1].set_title("Parity of 4 units: no visible machine\nbeats coins, one hidden unit does")
-    axes[2].imshow(codes, cmap="gray", vmin=0, vmax=1)
+    axes[2].imshow(codes.numpy(), cmap="gray", vmin=0, vmax=1)
     for k, j in itertools.product(range(4), range(2)):
         colour = "black" if codes[k, j] > 0.5 else "white"
         axes[2].text(j, k, f"{codes[k, j]:.2f}", ha="center", va="center", color=colour)
     axes[2].set(xticks=[0, 1], yticks=range(4), yticklabels=range(1, 5), xlabel="hidden unit", ylabel="pattern")
     axes[2].set_title("The best machine's code:\nP(hidden unit on | pattern)")
-    fig.tight_layout()
+    fig.subplots_adjust(left=0, right=1, wspace=0.24)
     run.figure(fig, "restarts")
 
 
@@ -787,12 +787,12 @@ def section_ising(run):
         ax.axvline(t_c, color="k", ls=":", lw=1)
         ax.set_xlabel("temperature T")
         ax.legend(frameon=False, fontsize=9)
-    fig.tight_layout()
+    fig.subplots_adjust(left=0, right=1, wspace=0.24)
     run.figure(fig, "exact")
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.3))
     for ax, i, text in zip(axes, (cold, middle, -1), ("order", "patches of every size", "disorder"), strict=True):
-        ax.imshow(lattices[i, 0].cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(lattices[i, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set(xticks=[], yticks=[], title=f"T = {temperature[i]:.2f}: {text}")
     run.figure(fig, "snapshots")
 
@@ -942,7 +942,7 @@ def section_annealing(run):
     ax2.minorticks_off()
     ax2.set_title(f"{large_budget} sweeps: at {sizes[-1]} units cooling wins")
     ax.legend(frameon=False)
-    fig.tight_layout()
+    fig.subplots_adjust(left=0, right=1, wspace=0.2)
     run.figure(fig, "success")
 
 
@@ -958,7 +958,8 @@ def section_annealing(run):
 def exact_time(kernel, p, f):
     """Integrated autocorrelation time of the function f (K,) along the stationary chain `kernel` (K, K), in draws."""
     f = f - p @ f
-    return 2 * (p * f) @ fundamental_matrix(kernel, p) @ f / (p @ f**2) - 1
+    summed = torch.linalg.solve(torch.eye(len(p), dtype=p.dtype) - kernel + p, f)  # F f
+    return 2 * (p * f) @ summed / (p @ f**2) - 1
 
 
 # Copied from 01_ebm_foundations.py: split
@@ -1057,7 +1058,7 @@ def section_diagnostics(run):
             style = {"ha": "right", "weight": "bold", "color": "tab:red" if alarm else "tab:green"}
             table.text(1.0, y, "ALARM" if alarm else "fine", transform=table.transAxes, **style)
     axes[0, 0].set_ylabel("magnetisation, 8 chains")
-    fig.tight_layout()
+    fig.subplots_adjust(left=0, right=1, wspace=0.14, hspace=0.35)
     run.figure(fig, "stuck")
 
 
