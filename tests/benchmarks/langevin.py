@@ -1,0 +1,105 @@
+"""Langevin steps of module 06 beside a plain autograd loop and the bare floor: python tests/benchmarks/langevin.py
+
+10,000 chains, float32, one thread, interleaved in one process, medians. `plain` is the usual textbook loop: energy.sum(),
+autograd, a new tensor at each step. The floor is one forward and one backward pass of the same energy by autograd,
+without a step: what no autograd sampler can beat.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # before torch loads
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import time
+
+import numpy as np
+import torch
+from conftest import load
+from torch import nn
+
+CHAINS, STEP, ROUNDS, CHUNK = 10_000, 1e-3, 15, 1000
+REQUIRED = {"2-D mixture": 5.0, "MLP 2-128-128-128-1": 1.3}
+
+
+def plain_gradient(energy, x):
+    x = x.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(energy(x).sum(), x)
+    return x, gradient
+
+
+def plain_step(energy, x):
+    x, gradient = plain_gradient(energy, x)
+    return x - 0.5 * STEP * gradient + STEP**0.5 * torch.randn_like(x)
+
+
+def mixture_case(module):
+    """(ours, plain, floor) as functions without arguments, on the eight Gaussians."""
+    data = module.toy_sets("cpu")["8_gaussians"]
+    x = data.sample(CHAINS)
+    columns, noise = x.T.contiguous(), torch.empty(2, CHAINS)
+
+    def energy(y):
+        distance = (y[:, None] - data.centres).square().sum(-1)
+        return -(-distance / (2 * data.s**2)).logsumexp(1)
+
+    def ours():
+        score = module.mixture_score(columns, data.centres, data.s)
+        columns.add_(score, alpha=0.5 * STEP).add_(noise.normal_(), alpha=STEP**0.5)
+
+    torch.testing.assert_close(-plain_gradient(energy, x)[1], data.score(x), rtol=1e-3, atol=1e-2)
+    return ours, lambda: plain_step(energy, x), lambda: plain_gradient(energy, x)
+
+
+def network_case(module):
+    networks = module.Networks(1, 2, 128, 3, 3.0)
+    networks.weights[-1].normal_(0, 0.1)
+    layers = []
+    for w, b in zip(networks.weights, networks.biases, strict=True):
+        layers += [nn.Linear(w.shape[1], w.shape[2]), nn.SiLU()]
+        layers[-2].weight.data.copy_(w[0].T)
+        layers[-2].bias.data.copy_(b[0, 0])
+    mlp = nn.Sequential(*layers[:-1])
+    x = torch.randn(CHAINS, 2)
+    chains, noise = x.clone(), torch.empty(CHAINS, 2)
+
+    def energy(y):
+        return mlp(y)[:, 0] + y.square().sum(1) / 18
+
+    def ours():
+        noise.normal_()
+        for part, xi in zip(chains.split(CHUNK), noise.split(CHUNK), strict=True):  # activations stay in the cache
+            _, gradient = networks.passes(part[None])
+            part.add_(gradient[0], alpha=-0.5 * STEP).add_(xi, alpha=STEP**0.5)
+
+    torch.testing.assert_close(plain_gradient(energy, x)[1], networks.passes(x[None])[1][0], rtol=1e-3, atol=1e-4)
+    return ours, lambda: plain_step(energy, x), lambda: plain_gradient(energy, x)
+
+
+def medians(functions):
+    """Median seconds of each function, called in turn."""
+    rounds = []
+    for _ in range(ROUNDS + 2):
+        times = [time.perf_counter()]
+        for function in functions:
+            function()
+            times.append(time.perf_counter())
+        rounds.append(np.diff(times))
+    return np.median(rounds[2:], axis=0)  # the first two warm up
+
+
+def main():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    module, missed = load("06"), []
+    print(f"{CHAINS} chains, ms a step    module 06   plain loop   forward + backward   plain / ours (required)")
+    for (name, required), case in zip(REQUIRED.items(), (mixture_case, network_case), strict=True):
+        ours, plain, floor = 1e3 * medians(case(module))
+        print(f"{name:<28}{ours:>9.2f}{plain:>13.2f}{floor:>21.2f}{plain / ours:>15.2f} ({required})")
+        missed += [name] if plain / ours < required else []
+    sys.exit(f"below the required ratio: {', '.join(missed)}" if missed else None)
+
+
+if __name__ == "__main__":
+    main()
