@@ -1,5 +1,6 @@
 """Bad input gets one clear line and a non-zero exit, never a traceback, a silent default or half a file."""
 
+import functools
 import signal
 import subprocess
 import sys
@@ -108,7 +109,9 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(path, tmp_path):
 
 def test_ctrl_c_ends_a_run_with_one_line(path, tmp_path):
     command = [sys.executable, "-I", str(path), "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed, **pipes) as process:
         while not process.stdout.readline().startswith("["):  # the first section has begun
             assert process.poll() is None
         time.sleep(0.5)
