@@ -282,36 +282,37 @@ class ContrastiveDivergence:
         self.rbm, self.k, self.persistent, self.momentum, self.sparsity = rbm, k, persistent, momentum, sparsity
         self.velocity = RBM(*(torch.zeros_like(parameter) for parameter in rbm))
         self.v, self.p = rbm.b.new_empty(2 * n_chains, d), rbm.b.new_empty(2 * n_chains, m)  # data first, then chains
+        self.v_data, self.v_model, self.p_model = self.v[:n_chains], self.v[n_chains:], self.p[n_chains:]  # views
+        self.v_t, self.W_t = self.v.T, rbm.W.T
         self.signs = rbm.b.new_tensor([1.0, -1.0]).repeat_interleave(n_chains)
         self.p_v, self.h = rbm.b.new_empty(n_chains, d), bernoulli(rbm.b.new_full((n_chains, m), 0.5))
         self.coins_v, self.coins_h = coin_buffer(self.p_v), coin_buffer(self.h)
 
     def run_chains(self, x):
         """k half sweeps h -> v, with v -> h between them, from the chains' h, or from h given data x if not persistent."""
-        (W, b, c), v_model, p_model = self.rbm, self.v[len(x) :], self.p[len(x) :]
+        (W, b, c), v_model = self.rbm, self.v_model
         if not self.persistent:
             bernoulli(self.rbm.p_hidden(x), self.h, self.coins_h)
         for sweep in range(self.k):
             if sweep > 0:
-                bernoulli(torch.addmm(c, v_model, W, out=p_model).sigmoid_(), self.h, self.coins_h)
-            bernoulli(torch.addmm(b, self.h, W.T, out=self.p_v).sigmoid_(), v_model, self.coins_v)
+                bernoulli(torch.addmm(c, v_model, W, out=self.p_model).sigmoid_(), self.h, self.coins_h)
+            bernoulli(torch.addmm(b, self.h, self.W_t, out=self.p_v).sigmoid_(), v_model, self.coins_v)
 
     def step(self, x, learning_rate, weight_decay=0.0):
         """One update of the RBM by eq. (4) on data x (n_chains, d)."""
         (W, b, c), v, p, keep, rate = self.rbm, self.v, self.p, 1 - learning_rate * weight_decay, learning_rate / len(x)
-        v[: len(x)].copy_(x)
+        self.v_data.copy_(x)
         self.run_chains(x)
         torch.addmm(c, v, W, out=p).sigmoid_()
-        p_data, p_model = p[: len(x)], p[len(x) :]
-        bernoulli(p_model, self.h, self.coins_h)  # where the chains go on at the next update
-        p_model.neg_()  # the negative phase
+        bernoulli(self.p_model, self.h, self.coins_h)  # where the chains go on at the next update
+        self.p_model.neg_()  # the negative phase
         if self.sparsity:
-            c.add_(self.sparsity[0] - p_data.mean(0), alpha=learning_rate * self.sparsity[1])
+            c.add_(self.sparsity[0] - p[: len(x)].mean(0), alpha=learning_rate * self.sparsity[1])
         if self.momentum:  # the gradient goes to the velocity, and from there to the parameters
             W.mul_(keep)
             (W, b, c), keep = (velocity.mul_(self.momentum) for velocity in self.velocity), 1
-        W.addmm_(v.T, p, beta=keep, alpha=rate)
-        b.addmv_(v.T, self.signs, alpha=rate)
+        W.addmm_(self.v_t, p, beta=keep, alpha=rate)
+        b.addmv_(self.v_t, self.signs, alpha=rate)
         c.add_(p.sum(0), alpha=rate)
         if self.momentum:
             for parameter, velocity in zip(self.rbm, self.velocity, strict=True):
