@@ -122,8 +122,8 @@ def coin_buffer(p):
 def bernoulli(p, out=None, buffer=None):
     """Units that are 1 with probability p, to within 2^-16, in the shape of p.
 
-    Half of an RBM's training time is random numbers. One 64-bit draw serves four units, which is three times as fast as a
-    float for each; a loop also hands in `out` and a `buffer` = coin_buffer(p) to be used again.
+    Much of an RBM's training time goes into random numbers: here one 64-bit draw serves four units, instead of a float for
+    each; a loop also hands in `out` and a `buffer` = coin_buffer(p) to be used again.
     """
     out = torch.empty_like(p) if out is None else out
     words, coins = coin_buffer(p) if buffer is None else buffer
