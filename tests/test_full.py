@@ -13,6 +13,10 @@ MINUTES = {"01": 2, "02": 2, "03": 2, "04": 3, "05": 2, "07": 5}  # all others 4
 SECTION_SECONDS = 90
 AT_LEAST = {  # what a default run must reach, beside every `within` that it checks itself
     "04": {"likelihood/test_nats_16_hidden": -18.4, "likelihood/test_nats_128_hidden": -16.6},
+    "07": {"digits/class_entropy": 0.99, "digits/nearest_training_image": 1.8},
+}
+AT_MOST = {
+    "07": {"digits/frechet_from_noise": 0.4, "digits/two_sample_accuracy": 0.8, "longrun/frechet_after_5000": 1.2},
 }
 
 
@@ -26,5 +30,7 @@ def test_default_run(path, tmp_path):
     assert [name for name, entry in record["metrics"].items() if not entry.get("ok", True)] == []
     for name, least in AT_LEAST.get(number, {}).items():
         assert record["metrics"][name]["value"] >= least, name
+    for name, most in AT_MOST.get(number, {}).items():
+        assert record["metrics"][name]["value"] <= most, name
     assert max(record["section_seconds"].values()) <= (150 if number == "06" else SECTION_SECONDS)
     assert record["seconds"] <= 60 * MINUTES.get(number, 4)

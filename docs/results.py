@@ -1,0 +1,80 @@
+"""Make the README's table of results and its pictures: python docs/results.py
+
+Runs module 07's digits and its long run for the seeds 0, 1 and 2 into outputs/results (about 6 minutes on two CPU cores;
+what lies there already is used), writes the table between the README's marks, and copies seed 0's samples and animation.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDER, SEEDS, PICTURES = ROOT / "outputs" / "results", (0, 1, 2), ("digits_samples.png", "digits_from_noise.gif")
+BEGIN, END = "<!-- results: made by docs/results.py -->\n", "<!-- end of results -->"
+ROWS = [  # what it is, the metric, the number that stands beside it and what that is
+    ("Fréchet distance, from noise", "digits/frechet_from_noise", ("digits/frechet_mixture", "value"), "mixture"),
+    (
+        "the same, classes made even",
+        "digits/frechet_from_noise_even_classes",
+        ("digits/frechet_mixture_even_classes", "value"),
+        "mixture",
+    ),
+    ("Fréchet distance, chains of the buffer", "digits/frechet_buffer", ("digits/frechet_real", "value"), "real images"),
+    (
+        "two-sample accuracy (0.5: the same)",
+        "digits/two_sample_accuracy",
+        ("digits/two_sample_accuracy_mixture", "value"),
+        "mixture",
+    ),
+    ("class entropy (1: even)", "digits/class_entropy", ("digits/class_entropy", "reference"), "real images"),
+    (
+        "nearest training image",
+        "digits/nearest_training_image",
+        ("digits/nearest_training_image", "reference"),
+        "new real images",
+    ),
+    ("Fréchet distance after 5,000 steps", "longrun/frechet_after_5000", ("", ""), ""),
+    ("accuracy of the judging classifier", "digits/classifier_accuracy", ("", ""), ""),
+    ("training, seconds", "digits/training_seconds", ("digits/mixture_seconds", "value"), "mixture"),
+]
+
+
+def results(seed):
+    """Metrics of both sections for a seed; the second goes on from the first one's checkpoint."""
+    checkpoint, metrics = FOLDER / f"trained_{seed}.pt", {}
+    for section, flag in (("digits", "--checkpoint"), ("longrun", "--resume")):
+        out = FOLDER / f"{section}_{seed}"
+        if not (out / "metrics.json").exists():
+            out.mkdir(parents=True, exist_ok=True)
+            flags = ["--section", section, "--seed", str(seed), flag, str(checkpoint), "--out", str(out)]
+            subprocess.run([sys.executable, ROOT / "07_neural_ebms.py", *flags], check=True)
+        metrics |= json.loads((out / "metrics.json").read_text())["metrics"]
+    return metrics
+
+
+def table(runs):
+    """The table as Markdown: every metric for each seed, mean and standard deviation, and what stands beside it."""
+    head = ["8x8 digits, module 07", *(f"seed {seed}" for seed in SEEDS), "mean ± std", "beside it, mean"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for label, name, (other, key), kind in ROWS:
+        values = [metrics[name]["value"] for metrics in runs]
+        beside = f"{statistics.mean(metrics[other][key] for metrics in runs):.3g} ({kind})" if kind else ""
+        mean = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g}"
+        lines.append("| " + " | ".join([label, *(f"{value:.3g}" for value in values), mean, beside]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    """Run what is missing, and write."""
+    runs = [results(seed) for seed in SEEDS]
+    before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
+    (ROOT / "README.md").write_text(before + BEGIN + "\n" + table(runs) + "\n" + END + rest.partition(END)[2])
+    for picture in PICTURES:
+        shutil.copy(FOLDER / f"digits_{SEEDS[0]}" / picture, ROOT / "docs" / picture)
+
+
+if __name__ == "__main__":
+    main()

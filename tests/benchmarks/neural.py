@@ -1,0 +1,117 @@
+"""Where the time of module 07 goes: a training step, its buffer, its Langevin: python tests/benchmarks/neural.py
+
+Default settings, digits, float32, one thread, interleaved in one process, the median of many rounds. In a training step
+sampling is Langevin on one block; the network's part is all that touches weights: forward, backward, clipping, Adam and the
+average; bookkeeping is the rest: batches, buffer, diagnostics. The list-based buffer is that of tutorials, at their size:
+draw images from a list of 8192, join them, put the new ones in front, cut the list. The floor of a Langevin step is one
+forward pass and one backward pass to the input of the same energy, by autograd.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # before torch loads
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import time
+
+import numpy as np
+import torch
+from conftest import load
+
+ROUNDS = 150
+
+
+def milliseconds(*functions, calls=1):
+    """Milliseconds of each function, called in turn, `calls` times each: the median of the rounds."""
+    rounds = []
+    for _ in range(ROUNDS):
+        times = [time.process_time()]
+        for function in functions:
+            for _ in range(calls):
+                function()
+            times.append(time.process_time())
+        rounds.append(np.diff(times))
+    return 1e3 * np.median(rounds, axis=0) / calls
+
+
+def step_parts(m, config, trainer):
+    """Milliseconds of (a training step, its sampling, its network)."""
+    (x, _), block = trainer.positives(), trainer.buffer.chains[0].clone()
+    chains, other = block.clone(), m.Trainer(m.build(config), trainer.x, config)
+    return milliseconds(
+        lambda: trainer.update(config.learning_rate),
+        lambda: m.langevin(trainer.energy, chains, config.n_langevin, config.step_size),
+        lambda: other.learn(x, block, None, config.learning_rate),
+    )
+
+
+def buffers(m, config, n_images, batch_size, d):
+    """Milliseconds of a visit to (module 07's buffer, a list of images)."""
+    reinit, rng = (config.reinit_young, config.reinit_old), np.random.default_rng(0)
+    ours = m.ReplayBuffer(n_images // batch_size, 1, batch_size, d, reinit, "cpu")
+    images = [torch.randn(1, d) for _ in range(n_images)]
+
+    def visit_list():
+        nonlocal images
+        n_new = rng.binomial(batch_size, 0.05)
+        batch = torch.cat([torch.randn(n_new, d), torch.cat(random.choices(images, k=batch_size - n_new))])
+        images = list(batch.chunk(batch_size)) + images  # moved before that, in a training
+        images = images[:n_images]
+
+    return milliseconds(ours.next, visit_list, calls=10)
+
+
+def gradients(m, config, energy, x):
+    """Milliseconds of (a Langevin step, the same with autograd's gradient, forward and backward to the input alone)."""
+    by_autograd = m.Energy(None)
+    by_autograd.forward = energy.forward
+
+    def floor():
+        y = x.detach().requires_grad_(True)
+        torch.autograd.grad(energy(y).sum(), y)
+
+    torch.testing.assert_close(by_autograd.slope(x), energy.slope(x), rtol=1e-3, atol=1e-2)
+    chains, n = x.clone(), config.n_langevin
+    ours, autograd, bare = milliseconds(
+        lambda: m.langevin(energy, chains, n, config.step_size),
+        lambda: m.langevin(by_autograd, chains, n, config.step_size),
+        lambda: [floor() for _ in range(n)],
+    )
+    return ours / n, autograd / n, bare / n
+
+
+def main():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    m = load("07")
+    config = m.Config()
+    x = m.images(m.Run(config, 0, "cpu", Path(), False))[0]
+    trainer = m.Trainer(m.build(config), x, config)
+    for _ in range(20):
+        trainer.update(config.learning_rate)
+
+    step, sampling, network = step_parts(m, config, trainer)
+    rest = 1 - (sampling + network) / step
+    print(f"training step {step:.2f} ms = sampling {sampling:.2f} + network {network:.2f} + bookkeeping {rest:.1%}")
+    for n_images, batch_size, d in ((config.n_chains, config.batch_size, x.shape[1]), (8192, 128, 784)):
+        ours, lists = buffers(m, config, n_images, batch_size, d)
+        print(f"{batch_size} of {n_images} images of {d} pixels: buffer {1e3 * ours:.0f} us, list {1e3 * lists:.0f} us")
+    hand, autograd, floor = gradients(m, config, trainer.energy, trainer.buffer.chains[0].clone())
+    print(
+        f"Langevin step {1e3 * hand:.0f} us, by autograd {1e3 * autograd:.0f}, forward and backward alone {1e3 * floor:.0f}"
+    )
+    required = {
+        "bookkeeping at most 5 %": rest <= 0.05,
+        "a tutorial's list at least 10 times slower": lists / ours >= 10,
+        "Langevin at most 1.15 times forward and backward": hand <= 1.15 * floor,
+        "faster with the gradient by hand": hand < autograd,
+    }
+    missed = [name for name, ok in required.items() if not ok]
+    sys.exit(f"missed: {'; '.join(missed)}" if missed else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1003 @@
+"""Module 07: energies, Langevin, buffer, trainer and scores against closed forms; checkpoints; two processes."""
+
+import copy
+import hashlib
+import itertools
+import json
+import math
+import os
+import pickle
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from conftest import load
+from torch import nn
+from torch.nn.functional import silu
+
+m = load("07")
+D = 6
+
+
+def tiny(**changes):
+    return replace(m.Config(), **(m.SMOKE | changes))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return a_run(tmp_path)
+
+
+def a_run(folder, **changes):
+    return m.Run(tiny(**changes), 0, "cpu", folder, False)
+
+
+def rough(energy, std=0.4):
+    """The same energy with all its weights random: fresh ones begin as a Gaussian."""
+    for p in energy.parameters():
+        nn.init.normal_(p, std=std)
+    return energy
+
+
+def autoencoder(n=1, n_classes=0):
+    return rough(m.AutoEncoderEnergy(n, D, 10, 0.7, n_classes))
+
+
+def fresh_trainer(energy, x=None, y=None, temperature=1.0, **changes):
+    return m.Trainer(energy, torch.rand(40, D) * 2 - 1 if x is None else x, tiny(**changes), y, temperature)
+
+
+class Gaussian(nn.Module):
+    """E = a|x|²/2. Its slope carries a graph to a, which nobody may follow; `asked` keeps the classes it was given."""
+
+    def __init__(self, a):
+        super().__init__()
+        self.a, self.asked = nn.Parameter(torch.tensor(a)), []
+
+    def forward(self, x, y=None):
+        return self.a * x.square().sum(-1) / 2
+
+    def slope(self, x, y=None):
+        self.asked.append(y)
+        return self.a * x
+
+
+# The data, and a judge
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 65, "n_chains": 64}, {"reinit_young": 1.1}, {"ema": 1.0}, {"n_samples": 39}]
+)
+def test_settings_that_make_no_sense_are_refused_in_one_line(wrong, tmp_path):
+    with pytest.raises(SystemExit, match=f"--{next(iter(wrong)).replace('_', '-')}") as stop:
+        m.images(a_run(tmp_path, **wrong))
+    assert "\n" not in stop.value.code
+
+
+def test_digits_span_minus_one_to_one_and_validation_images_come_from_the_training_set(tmp_path):
+    x, x_test, y, y_test = m.images(a_run(tmp_path))
+    assert (len(x), len(x_test), x.min(), x.max()) == (1437, 360, -1, 1)
+    x_inner, x_validation, _, _ = m.images(a_run(tmp_path, split="validation"))
+    assert (len(x_inner), len(x_validation)) == (1077, 360)
+    assert torch.cdist(torch.cat([x_inner, x_validation]), x).amin(1).max() == 0
+    assert abs(torch.bincount(y) / 1437 - torch.bincount(y_test) / 360).max() < 0.01
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    """An empty working folder's data/, without a network, and with torchvision made to load beside a CPU torch."""
+    monkeypatch.chdir(tmp_path)
+    library = torch.library.Library("torchvision", "FRAGMENT")  # its compiled part may not load
+    for schema in (
+        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    ):
+        if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
+            library.define(schema)
+    from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
+
+    for data in (MNIST, FashionMNIST):
+        monkeypatch.setattr(data, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/")
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_mnist_and_fashion_mnist_go_through_torchvision(data_folder, name, folder):
+    (data_folder / folder / "raw").mkdir(parents=True)
+    kept = {}
+    for part, n in (("train", 30), ("t10k", 20)):
+        kept[part] = np.random.default_rng(n).integers(0, 256, (n, 28, 28), np.uint8)
+        header = struct.pack(">IIII", 0x803, n, 28, 28)
+        (data_folder / folder / "raw" / f"{part}-images-idx3-ubyte").write_bytes(header + kept[part].tobytes())
+        labels = struct.pack(">II", 0x801, n) + bytes(i % 10 for i in range(n))
+        (data_folder / folder / "raw" / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    x, x_test, y, y_test = m.load_images(name)
+    np.testing.assert_allclose(x, kept["train"].reshape(30, 784) / 127.5 - 1)
+    np.testing.assert_allclose(x_test, kept["t10k"].reshape(20, 784) / 127.5 - 1)
+    assert (list(y), list(y_test)) == ([i % 10 for i in range(30)], [i % 10 for i in range(20)])
+
+
+def test_cifar10_goes_through_torchvision_with_the_channels_first(data_folder, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder, rng = data_folder / CIFAR10.base_folder, np.random.default_rng(0)
+    folder.mkdir()
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    kept = [rng.integers(0, 256, (20, 3072), np.uint8) for _ in range(2)]
+    lists = [[write(f"batch_{i}", {"data": part, "labels": [k % 10 for k in range(20)]})] for i, part in enumerate(kept)]
+    meta = write("meta", {"label_names": list("0123456789")})
+    monkeypatch.setattr(CIFAR10, "train_list", lists[0])
+    monkeypatch.setattr(CIFAR10, "test_list", lists[1])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    x, x_test, y, _ = m.load_images("cifar10")
+    np.testing.assert_allclose(x, kept[0] / 127.5 - 1)  # the files hold (channel, row, column) too
+    np.testing.assert_allclose(x_test, kept[1] / 127.5 - 1)
+    assert list(y[:11]) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert m.SHAPES["cifar10"] == (3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_a_missing_data_set_is_one_clear_line(data_folder, name):
+    with pytest.raises(SystemExit, match=r"^cannot load \w+ \(.*--dataset digits$") as stop:
+        m.main(["--smoke", "--dataset", name, "--section", "digits", "--out", "out"])
+    assert stop.value.code.count("\n") == 0
+
+
+def test_the_judge_knows_digits_and_leaves_the_random_state_alone(run):
+    state = torch.get_rng_state()
+    net, accuracy = m.judge(m.Run(m.Config(), 0, "cpu", run.out, False))
+    assert torch.equal(state, torch.get_rng_state())
+    assert 0.96 < accuracy < 1
+    assert net[:4](m.images(run)[1]).abs().max() <= 1
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def with_moments(mean, covariance, n=50):
+    """n points whose sample mean and covariance are exactly these."""
+    x = torch.randn(n, len(mean)).double().numpy()
+    x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    return mean + x @ np.linalg.cholesky(covariance).T
+
+
+def test_frechet_distance_is_that_of_gaussians_and_0_for_equal_sets():
+    (m1, m2), (s1, s2) = np.random.default_rng(0).normal(size=(2, 3)), (np.array([1.0, 2, 3]), np.array([2.0, 1, 0.5]))
+    a, b = with_moments(m1, np.diag(s1**2)), with_moments(m2, np.diag(s2**2))
+    assert m.frechet_distance(a, b) == pytest.approx(((m1 - m2) ** 2).sum() + ((s1 - s2) ** 2).sum())
+    assert m.frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-9)
+    c1, c2 = (x.T @ x + np.eye(3) for x in np.random.default_rng(1).normal(size=(2, 4, 3)))  # do not commute
+    expected = np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
+    assert m.frechet_distance(with_moments(m1, c1), with_moments(m1, c2)) == pytest.approx(expected)
+
+
+@pytest.fixture
+def toy_images(monkeypatch):
+    """Images of five pixels, many of them black or white, and a judge whose features are the images."""
+    x_train, x_test = torch.randn(400, 5).clamp(-1, 1), 0.3 * torch.randn(300, 5) + 0.1
+    monkeypatch.setattr(m, "images", lambda run: (x_train, x_test, None, None))
+    monkeypatch.setattr(m, "judge", lambda run: (nn.Sequential(*[nn.Identity()] * 5), 1.0))
+    return x_train, x_test
+
+
+def test_frechet_to_test_measures_clamped_images_in_units_of_the_training_features(toy_images):
+    (x_train, x_test), x = toy_images, torch.randn(200, 5)
+    scale = x_train.numpy().std(0)
+    expected = m.frechet_distance(x.clamp(-1, 1).numpy() / scale, x_test.numpy() / scale)
+    assert m.frechet_to_test(None, x) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_standard_error_of_a_distance_comes_from_four_quarters(toy_images):
+    x = torch.randn(42, 5)
+    value, sem = m.frechet_and_sem(None, x)
+    assert value == m.frechet_to_test(None, x)
+    quarters = [m.frechet_to_test(None, part.clone()) for part in x.tensor_split(4)]
+    assert sem == pytest.approx(np.std(quarters, ddof=1) / 2)
+    assert math.isfinite(m.frechet_and_sem(None, x[:10])[1])
+
+
+def test_two_sample_accuracy_is_a_half_for_like_sets_and_1_for_far_ones(toy_images):
+    accuracy, sem = m.two_sample_accuracy(None, torch.randn(400, 5))  # clamped first
+    assert abs(accuracy - 0.5) < 0.06
+    assert 0 < sem < 0.05
+    assert m.two_sample_accuracy(None, 0.9 + 0.1 * torch.randn(400, 5))[0] > 0.99
+
+
+def test_class_entropy_is_1_for_equal_shares_and_0_for_one_class(monkeypatch):
+    monkeypatch.setattr(m, "judge", lambda run: (nn.Identity(), 1.0))
+    eye = torch.eye(10)
+    assert m.class_entropy(None, eye.repeat(7, 1)) == pytest.approx(1)
+    assert m.class_entropy(None, eye[:5].repeat(2, 1)) == pytest.approx(math.log10(5))
+    assert m.class_entropy(None, eye[3:4].repeat(9, 1)) == 0
+
+
+def test_nearest_distances_equal_brute_force():
+    x, x_train = torch.randn(600, 3), torch.randn(50, 3)
+    torch.testing.assert_close(m.nearest_distances(x, x_train), (x[:, None] - x_train).norm(dim=2).amin(1))
+
+
+def test_images_are_shown_in_rows_grey_ones_dark_on_white():
+    x = torch.linspace(-1, 1, 4)[:, None].expand(4, 6)
+    grey = m.show_images(plt.figure().gca(), x, (1, 2, 3), 2).get_array()
+    assert grey.shape == (2 * 3 - 1, 2 * 4 - 1)
+    np.testing.assert_allclose(grey[[0, 0, 3, 3], [0, 4, 0, 4]], [1, 2 / 3, 1 / 3, 0], atol=1e-6)
+    colour = m.show_images(plt.figure().gca(), torch.tensor([[-1.0, 0.0, 1.0]]), (3, 1, 1), 1).get_array()
+    np.testing.assert_allclose(colour[0, 0], [0, 0.5, 1])
+
+
+# 1. Architectures
+
+
+@pytest.mark.parametrize(("n", "n_classes"), [(1, 0), (3, 0), (1, 4)])
+def test_the_slope_by_hand_equals_autograd_and_finite_differences(n, n_classes):
+    energy, x = autoencoder(n, n_classes).double(), torch.randn(n, 5, D).double()
+    y = torch.tensor([0, 3, 1, 3, 2]) if n_classes else None
+    slope = energy.slope(x, y)
+    assert not slope.requires_grad
+    torch.testing.assert_close(slope, m.Energy.slope(energy, x, y))
+    h = 1e-5
+    for i, direction in enumerate(h * torch.eye(D).double()):
+        difference = (energy(x + direction, y) - energy(x - direction, y)) / (2 * h)
+        torch.testing.assert_close(slope[..., i], difference.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_networks_side_by_side_are_the_single_ones():
+    energy, x = autoencoder(3), torch.randn(3, 5, D)
+    for i in range(3):
+        single = m.AutoEncoderEnergy(1, D, 10, 0.7)
+        single.load_state_dict({name: w[i : i + 1] for name, w in energy.state_dict().items()})
+        torch.testing.assert_close(energy(x)[i], single(x[i : i + 1])[0])
+        torch.testing.assert_close(energy.slope(x)[i], single.slope(x[i : i + 1])[0])
+
+
+def test_the_autoencoders_energy_is_equation_3():
+    energy, x, y = autoencoder(n_classes=4), torch.randn(1, 3, D), torch.tensor([2, 0, 3])
+    g = silu(x[0] @ energy.w1[0] + energy.b1[0, y]) @ energy.w2[0] + energy.b2[0]
+    torch.testing.assert_close(energy(x, y)[0], (x[0] - g).square().sum(1) / (2 * 0.7**2))
+    trunk = rough(m.mlp(D, 8, D))
+    expected = (x[0] - trunk(x[0])).square().sum(1) / (2 * 0.7**2)
+    torch.testing.assert_close(m.Energy(trunk, 0.7)(x)[0], expected)
+
+
+def test_a_scalar_network_is_added_to_half_the_square():
+    trunk, x = rough(m.mlp(D, 8)), torch.randn(2, 3, D)
+    expected = x.square().sum(-1) / 2 + torch.stack([trunk(part)[:, 0] for part in x])
+    torch.testing.assert_close(m.Energy(trunk)(x), expected)
+
+
+def test_fresh_energies_are_gaussians():
+    x = torch.randn(1, 7, 64)
+    for energy, sigma in (
+        (m.AutoEncoderEnergy(1, 64, 8, 0.3), 0.3),
+        (m.Energy(m.conv((1, 8, 8))), 1),
+        (m.Energy(m.residual((1, 8, 8))), 1),
+        (m.Energy(m.mlp(64, 8)), 1),
+    ):
+        torch.testing.assert_close(energy.slope(x), x / sigma**2)
+        torch.testing.assert_close(energy(x) - energy(0 * x), x.square().sum(-1) / (2 * sigma**2))
+
+
+def test_the_slope_by_autograd_is_the_gradient_and_leaves_those_of_the_weights_alone():
+    energy, x = m.Energy(rough(m.mlp(D, 8))), torch.randn(2, 3, D, requires_grad=True)
+    (expected,) = torch.autograd.grad(energy(x).sum(), x)
+    with torch.no_grad():
+        slope = energy.slope(x)
+    torch.testing.assert_close(slope, expected)
+    assert not slope.requires_grad
+    assert all(p.grad is None for p in energy.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["conv", "residual"])
+def test_half_precision_is_for_the_slope_of_convolutions_only(architecture):
+    half = m.build(tiny(architecture=architecture, precision="bfloat16"))
+    rough(half.trunk, 0.1)
+    exact, x = m.Energy(half.trunk), torch.randn(1, 9, 64)
+    torch.testing.assert_close(half(x), exact(x), rtol=0, atol=0)  # the weights learn in float32
+    assert half.slope(x).dtype == torch.float32
+    error = (half.slope(x) - exact.slope(x)).norm() / (exact.slope(x) - x).norm()
+    assert 1e-5 < error < 0.03
+
+
+def test_half_precision_elsewhere_is_refused():
+    with pytest.raises(SystemExit, match="--precision bfloat16 serves convolutions"):
+        m.build(tiny(precision="bfloat16"))
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10"])
+@pytest.mark.parametrize("architecture", ["autoencoder", "mlp", "conv", "residual"])
+def test_every_architecture_fits_every_data_set(architecture, dataset):
+    d = math.prod(m.SHAPES[dataset])
+    energy = m.build(tiny(architecture=architecture, dataset=dataset))
+    x = torch.randn(1, 2, d)
+    assert energy(x).shape == (1, 2)
+    assert energy.slope(x).shape == (1, 2, d)
+
+
+def test_a_residual_block_is_the_identity_at_first():
+    block, x = m.Residual(4), torch.randn(2, 4, 5, 5)
+    assert torch.equal(block(x), x)
+    nn.init.normal_(block.branch[-1].weight)
+    inner = block.branch[3](silu(block.branch[1](silu(x))))
+    torch.testing.assert_close(block(x), x + inner)
+
+
+def test_images_reach_the_convolutions_row_by_row_channel_by_channel():
+    trunk = rough(m.conv((3, 8, 8), pool=nn.MaxPool2d))
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(trunk(x.flatten(1)), trunk[1:](x))
+    assert [type(layer) for layer in trunk].count(nn.MaxPool2d) == 2
+
+
+def test_spectral_norm_bounds_every_layer_but_the_last():
+    for trunk in (m.mlp(64, 8, norm=m.spectral_norm), m.conv((1, 8, 8), norm=m.spectral_norm)):
+        layers = [layer for layer in trunk if hasattr(layer, "parametrizations")]
+        for _ in range(200):
+            trunk(torch.randn(2, 64))  # each pass is one power iteration
+        assert len(layers) == 2
+        for layer in layers:
+            assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+
+
+def test_only_batch_norm_lets_neighbours_matter():
+    x, leak = torch.randn(1, 16, 64), {}
+    for between in (nn.BatchNorm2d, nn.Identity):
+        energy = m.Energy(rough(m.conv((1, 8, 8), between=between)))
+        leak[between] = m.batch_norm_leak(energy, x)
+    assert leak[nn.BatchNorm2d] > 0.02
+    assert leak[nn.Identity] < 1e-5
+
+
+# 2. The training loop
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_langevin_has_the_variance_that_step_and_temperature_give_it(temperature):
+    a, step = 2.0, 0.5
+    x = m.langevin(Gaussian(a), torch.zeros(2, 20_000, 4), 30, step, temperature)
+    expected = temperature / a * 2 / (2 - a * step / 2)
+    assert x.var().item() == pytest.approx(expected, rel=0.02)
+    assert abs(x.mean()) < 5 * (expected / x.numel()) ** 0.5
+
+
+def test_langevin_moves_in_place_keeps_every_step_and_follows_no_gradient():
+    x, kept, energy = torch.ones(1, 2, 3), [], Gaussian(1.0)
+    moved = m.langevin(energy, x, 4, 0.1, y="classes", keep=lambda step, now: kept.append((step, now.clone())))
+    assert moved is x
+    assert not moved.requires_grad
+    assert energy.asked == ["classes"] * 4
+    assert [step for step, _ in kept] == [1, 2, 3, 4]
+    assert torch.equal(kept[-1][1], x)
+    assert not torch.equal(kept[0][1], kept[1][1])
+
+
+def test_langevin_takes_a_temperature_for_each_step():
+    steps = [torch.full((1, 5000, 4), 2.0)]
+    m.langevin(Gaussian(1.0), steps[0].clone(), 3, 0.4, [0, 1.0, 9.0], keep=lambda _, x: steps.append(x.clone()))
+    for before, after, temperature in zip(steps, steps[1:], (0, 1, 9), strict=False):
+        assert (after - 0.8 * before).var().item() == pytest.approx(0.4 * temperature, rel=0.05, abs=1e-9)
+
+
+def test_the_cold_recipe_is_langevin_at_another_temperature():
+    alpha, eta, energy, x = 10.0, 0.005, autoencoder(), torch.randn(1, 4, D)
+    torch.manual_seed(1)
+    expected = x - alpha * energy.slope(x) + eta * torch.randn_like(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(m.langevin(energy, x, 1, 2 * alpha, eta**2 / (2 * alpha)), expected)
+
+
+def test_the_buffer_visits_its_blocks_in_turn_and_what_moves_stays_moved():
+    buffer = m.ReplayBuffer(3, 2, 4, D, (1e-30, 1e-30), "cpu")
+    before = buffer.chains.clone()
+    for visit in range(7):
+        block = buffer.next()
+        assert block.shape == (2, 4, D)
+        assert torch.equal(block, before[visit % 3])
+        block += 1
+        before[visit % 3] += 1
+        assert torch.equal(buffer.chains, before)
+
+
+def test_chains_restart_from_noise_with_their_own_chances():
+    buffer = m.ReplayBuffer(2, 1000, 4, D, (0.5, 0.004), "cpu")
+    assert buffer.chains.var().item() == pytest.approx(1, abs=0.05)
+    shares, fresh = [], []
+    for _ in range(40):
+        buffer.chains.fill_(7)
+        new = buffer.next() != 7
+        assert torch.equal(new.any(-1), new.all(-1))  # the whole image or none of it
+        shares.append(new[..., 0].float().mean(0))
+        fresh.append(buffer.chains[buffer.at][new])
+        assert (buffer.chains[1 - buffer.at] == 7).all()
+    expected = torch.tensor([0.5, 0.1, 0.02, 0.004])  # even ratios
+    error = (expected * (1 - expected) / 40_000).sqrt()
+    assert ((torch.stack(shares).mean(0) - expected).abs() < 4 * error).all()
+    fresh = torch.cat(fresh)
+    assert abs(fresh.mean()) < 0.02
+    assert fresh.var().item() == pytest.approx(1, abs=0.03)
+
+
+def test_as_many_chains_as_asked_for_start_as_noise():
+    trainer = fresh_trainer(autoencoder(2), n_chains=70, batch_size=16)
+    assert trainer.buffer.chains.shape == (4, 2, 16, D)
+    expected = torch.logspace(math.log10(0.05), math.log10(0.002), 16)
+    trainer = fresh_trainer(autoencoder(), reinit_young=0.05, reinit_old=0.002)
+    torch.testing.assert_close(trainer.buffer.reinit.flatten(), expected)
+
+
+def test_positives_are_noisy_images_with_their_own_classes():
+    y = torch.arange(40) % 5
+    trainer = fresh_trainer(autoencoder(1, 5), y[:, None].expand(40, D).float(), y, data_noise=0.1, batch_size=4000)
+    x, y_batch = trainer.positives()
+    assert torch.equal(x[0].mean(1).round(), y_batch.float())
+    assert (x[0] - y_batch[:, None]).std().item() == pytest.approx(0.1, rel=0.03)
+    assert (torch.bincount(y_batch) / 4000 - 0.2).abs().max() < 0.04
+    x, y_batch = fresh_trainer(autoencoder(2), data_noise=0.1).positives()
+    assert x.shape == (2, 16, D)
+    assert y_batch is None
+    assert not torch.equal(x[0], x[1])
+
+
+def test_negatives_are_the_buffers_chains_moved_at_the_trainers_temperature():
+    settings = {"n_langevin": 1, "step_size": 0.3, "batch_size": 4000, "n_chains": 4000, "reinit_young": 1e-30}
+    trainer = fresh_trainer(Gaussian(1.0), temperature=0.5, reinit_old=1e-30, **settings)
+    before = trainer.buffer.chains.clone()
+    x, movement = trainer.negatives()
+    assert x.data_ptr() == trainer.buffer.chains.data_ptr()
+    assert (x - 0.85 * before[0]).var().item() == pytest.approx(0.3 * 0.5, rel=0.03)
+    torch.testing.assert_close(movement, (x - before[0]).square().mean().sqrt())
+
+
+def recorded(trainer):
+    """What the trainer's positives() and negatives() return, kept."""
+    kept = {}
+    for name in ("positives", "negatives"):
+        method = getattr(trainer, name)
+        setattr(trainer, name, lambda method=method, name=name: kept.setdefault(name, method()))
+    return kept
+
+
+@pytest.mark.parametrize("kind", ["one", "side by side", "classes", "by autograd"])
+def test_an_update_is_one_step_down_on_data_and_up_on_chains_with_small_energies(kind):
+    y = torch.arange(40) % 3 if kind == "classes" else None
+    energy = autoencoder(2 if kind == "side by side" else 1, 3 if kind == "classes" else 0)
+    energy = m.Energy(rough(m.mlp(D, 8))) if kind == "by autograd" else energy
+    trainer, old, penalty = fresh_trainer(energy, y=y, energy_l2=0.05, max_gradient=1e9), copy.deepcopy(energy), 0.05
+    kept = recorded(trainer)
+    trainer.update(0.01)
+    (x_data, y_data), (x_model, movement) = kept["positives"], kept["negatives"]
+    assert (y_data is None) == (y is None)
+    assert not x_model.requires_grad
+    loss, energies = 0, []
+    for x, classes, sign in ((x_data, y_data, 1), (x_model, trainer.y_chains, -1)):
+        energies.append(old(x, classes))  # chains are data here: nothing comes from before them
+        loss = loss + ((sign + 2 * penalty * energies[-1].detach()) * energies[-1]).mean(1).sum()
+    expected = torch.autograd.grad(loss, old.parameters())
+    for p, before, gradient in zip(energy.parameters(), old.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-4)
+        moved = gradient.abs() > 1e-3
+        torch.testing.assert_close((p - before)[moved], -0.01 * gradient.sign()[moved], rtol=1e-2, atol=1e-6)
+    norm = sum(g.reshape(trainer.n_networks, -1).square().sum(1) for g in expected).sqrt().mean()
+    row = torch.stack([energies[0].mean(), energies[1].mean(), norm, movement]).tolist()
+    assert trainer.history == [pytest.approx(row, rel=1e-4)]
+    assert trainer.step == 1
+
+
+def test_updates_do_not_add_up_their_gradients():
+    trainer = fresh_trainer(autoencoder(), max_gradient=1e9)
+    for _ in range(2):
+        old, kept = copy.deepcopy(trainer.energy), recorded(trainer)
+        trainer.update(0.01)
+    loss = old(kept["positives"][0]).mean() - old(kept["negatives"][0]).mean()
+    expected = torch.autograd.grad(loss, old.w1)[0]
+    torch.testing.assert_close(trainer.energy.w1.grad, expected, rtol=0.02, atol=0.02)
+
+
+def test_each_networks_gradient_is_shortened_by_itself_to_the_longest_allowed():
+    trainer = fresh_trainer(autoencoder(3), max_gradient=2.0)
+    directions = [torch.randn_like(p) for p in trainer.energy.parameters()]
+    lengths = sum(g.reshape(3, -1).square().sum(1) for g in directions).sqrt()
+    wanted = torch.tensor([0.5, 8.0, 2.5])
+    for p, g in zip(trainer.energy.parameters(), directions, strict=True):
+        p.grad = g * (wanted / lengths)[:, None, None]
+    torch.testing.assert_close(trainer.clip(), wanted)
+    after = sum(p.grad.reshape(3, -1).square().sum(1) for p in trainer.energy.parameters()).sqrt()
+    torch.testing.assert_close(after, torch.tensor([0.5, 2.0, 2.0]))
+    torch.testing.assert_close(trainer.energy.w2.grad[1], directions[1][1] * 2 / lengths[1])
+    trainer = fresh_trainer(autoencoder(), max_gradient=0.01)
+    trainer.update(0.01)
+    assert math.hypot(*(p.grad.norm() for p in trainer.energy.parameters())) == pytest.approx(0.01, rel=1e-4)
+    assert trainer.history[0][2] > 0.02
+
+
+def test_the_average_remembers_little_at_first_and_ema_later():
+    trainer = fresh_trainer(autoencoder(), ema=0.12)
+    for memory in (1 / 11, 0.12, 0.12):  # step / (10 + step) or ema, whichever is less
+        before = trainer.average.w1.clone()
+        trainer.update(0.05)
+        torch.testing.assert_close(trainer.average.w1, memory * before + (1 - memory) * trainer.energy.w1.detach())
+    assert not any(p.requires_grad for p in trainer.average.parameters())
+
+
+def test_the_rate_falls_from_full_to_0_and_checkpoints_come_in_time():
+    trainer, rates, saves = fresh_trainer(autoencoder(), learning_rate=2.0, checkpoint_every=4), [], []
+    trainer.history.append([0.0] * 4)
+
+    def update(rate):
+        rates.append(rate)
+        trainer.step += 1
+
+    trainer.update, trainer.step = update, 3  # as after --resume
+    assert trainer.run(10, "", lambda t: saves.append(t.step)) is trainer
+    np.testing.assert_allclose(rates, 2.0 * np.linspace(1, 0, 11)[3:10])
+    assert saves == [4, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("data", "chains", "diverges"),
+    [(13.9, 0, False), (14.3, 0, True), (0, 14.3, True), (float("nan"), 0, True), (1, float("inf"), True)],
+)
+def test_a_divergence_is_noticed_before_it_reaches_the_weights(data, chains, diverges):
+    """E = |x|²/2 at first, so images of grey level c have c²/2 a pixel: the limit, 100 a pixel, lies at 14.14."""
+    trainer = fresh_trainer(m.AutoEncoderEnergy(1, D, 10, 1.0))
+    trainer.positives = lambda: (torch.full((1, 16, D), float(data)), None)
+    trainer.negatives = lambda: (torch.full((1, 16, D), float(chains)), torch.tensor(0.0))
+    if not diverges:
+        trainer.update(0.1)
+        return
+    old = copy.deepcopy(trainer.energy.state_dict())
+    with pytest.raises(m.Diverged, match="diverged at update 1"):
+        trainer.update(0.1)
+    assert (trainer.step, trainer.history) == (0, [])
+    for net in (trainer.energy, trainer.average):
+        assert all(torch.equal(value, old[name]) for name, value in net.state_dict().items())
+
+
+def test_conditional_chains_keep_their_class_while_they_move_and_in_the_loss():
+    asked, energy = [], autoencoder(1, 3)
+    trainer = fresh_trainer(energy, y=torch.arange(40) % 3)
+    assert torch.equal(trainer.y_chains, torch.arange(16) % 3)
+    slope = energy.slope
+    energy.slope = lambda x, y: asked.append(y) or slope(x, y)
+    trainer.negatives()
+    assert all(torch.equal(y, trainer.y_chains) for y in asked)
+    assert len(asked) == trainer.config.n_langevin
+
+
+def test_a_run_that_diverges_ends_with_one_line_and_its_last_good_state(tmp_path, capsys):
+    flags = ["--smoke", "--section", "digits", "--n-updates", "300", "--learning-rate", "0.5", "--checkpoint-every", "1"]
+    with pytest.raises(SystemExit, match="diverged at update .* is the last good state") as stop:
+        m.main([*flags, "--checkpoint", str(tmp_path / "c.pt"), "--out", str(tmp_path)])
+    assert stop.value.code.count("\n") == 0
+    saved = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert f"diverged at update {saved['step'] + 1}:" in stop.value.code
+    assert all(value.isfinite().all() for value in saved["energy"].values())
+
+
+@pytest.mark.parametrize("section", ["architectures", "loop", "conditional"])
+def test_a_section_that_diverges_ends_with_one_line(section, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="diverged") as stop:
+        m.main(["--smoke", "--section", section, "--learning-rate", "1e5", "--n-updates", "40", "--out", str(tmp_path)])
+    assert str(stop.value).count("\n") == 0
+    assert capsys.readouterr().err == ""
+
+
+# 3. In two dimensions
+
+
+def test_eight_gaussians_are_normalised_and_their_samples_fit():
+    h = 4 / 200
+    middle = (torch.arange(200).double() + 0.5) * h - 2
+    log_p = m.eight_gaussians_log_density(torch.cartesian_prod(middle, middle))
+    assert (log_p.exp().sum() * h**2).item() == pytest.approx(1, abs=1e-6)
+    x = m.eight_gaussians(20_000)
+    surprise = -m.eight_gaussians_log_density(x)
+    entropy = math.log(8) + 1 + math.log(2 * math.pi * 0.01)  # the modes are ten standard deviations apart
+    assert abs(surprise.mean() - entropy) < 5 * surprise.std() / 20_000**0.5
+    mode = (torch.atan2(x[:, 1], x[:, 0]) / (math.pi / 4)).round().long() % 8
+    assert (torch.bincount(mode) / 20_000 - 1 / 8).abs().max() < 5 * (7 / 64 / 20_000) ** 0.5
+
+
+def test_exact_gap_is_0_for_the_datas_own_energy_and_the_known_one_for_a_gaussian():
+    energy = Gaussian(1.0)
+    energy.forward = lambda x: 3 - m.eight_gaussians_log_density(x[0])[None]
+    assert m.exact_gap(energy)[0] == pytest.approx(0, abs=1e-4)
+    s2 = 0.6
+    log_z = 2 * math.log(math.sqrt(2 * math.pi * s2) * math.erf(2 / math.sqrt(2 * s2)))  # on the window
+    expected = -math.log(8) - 1 - math.log(2 * math.pi * 0.01) + (16 / 9 + 0.02) / (2 * s2) + log_z
+    gap, density = m.exact_gap(Gaussian(1 / s2))
+    assert gap == pytest.approx(expected, abs=1e-4)
+    assert density.sum().item() * (4 / 160) ** 2 == pytest.approx(1, abs=1e-5)
+    energy.forward = lambda x: (x - torch.tensor([1.0, -1.0])).square().sum(-1)
+    i, j = divmod(m.exact_gap(energy, 100)[1].argmax().item(), 100)
+    assert (i, j) in itertools.product((74, 75), (24, 25))  # x first
+
+
+def test_chains_carry_the_weight_that_the_changing_energy_gives_them(run, monkeypatch):
+    """Chains that do not move: log w telescopes to E_first - E_now until they are drawn anew, then again."""
+    data, energies, losses, drawn, n = 1.2 * m.eight_gaussians(400), [], [], [], 300
+
+    def still(flat, x, n_steps, step_size):
+        energies.append(flat(x).detach())
+        log_w = energies[drawn[-1][0] if drawn else 0] - energies[-1]
+        losses.append((flat(data).mean() - (log_w.softmax(0) * energies[-1]).sum()).item())
+        still.now = lambda: flat(x).detach()
+        return x, None
+
+    def redraw(log_w):
+        drawn.append((len(energies), log_w.clone(), still.now()))
+        return torch.arange(n)
+
+    monkeypatch.setattr(m, "eight_gaussians", lambda n, device: data)
+    monkeypatch.setattr(m, "exact_gap", lambda energy, n: (0.0, None))
+    monkeypatch.setattr(m, "mala", still)
+    monkeypatch.setattr(m, "resample", redraw)
+    _, rows = m.train_in_2d(a_run(run.out, n_2d=79, n_chains=n, n_samples=n), True)
+    assert len(drawn) > 1
+    first = 0
+    for update, log_w, now in drawn:
+        torch.testing.assert_close(log_w, energies[first] - now, rtol=1e-3, atol=1e-3)
+        assert 1 / log_w.softmax(0).square().sum() < n / 2
+        first = update
+    np.testing.assert_allclose(rows[:, 1], losses, rtol=1e-4, atol=1e-4)
+
+
+def test_the_weighted_chains_learn_eight_gaussians_and_restarts_are_one_in_fifty(run, monkeypatch):
+    settings = a_run(run.out, n_2d=120, n_chains=400, n_samples=400)
+    rows = m.train_in_2d(settings, True)[1]
+    assert rows[-1, 2] < 0.5 * rows[0, 2]
+    starts = []
+    monkeypatch.setattr(m, "exact_gap", lambda energy, n: (0.0, None))
+    monkeypatch.setattr(m, "langevin", lambda energy, x, n_steps, step_size: starts.append(x[0]) or x)
+    m.train_in_2d(settings, False)
+    share = np.mean([(a != b).all(1).float().mean() for a, b in zip(starts, starts[1:], strict=False)])
+    assert share == pytest.approx(0.02, abs=4 * (0.02 / 119 / 400) ** 0.5)
+
+
+# 4. and 5. Samples
+
+
+def test_denoising_is_tweedies_formula():
+    v, s, x = 0.5, 0.3, torch.randn(1, 7, D)
+    clean = m.denoised(a_run(None, data_noise=s), Gaussian(1 / (v + s**2)), x)
+    torch.testing.assert_close(clean, x[0] * v / (v + s**2))
+
+
+def test_images_are_drawn_from_noise_by_langevin_and_denoised_once(run):
+    a, step, s = 2.0, 0.5, 0.4
+    config = {"n_samples": 700, "step_size": step, "data_noise": s}
+    for temperature, n in ((1.0, None), (0.25, 300)):
+        energy, y = Gaussian(a), torch.arange(n or 700)
+        x = m.draw(a_run(run.out, **config), energy, 30, temperature, y, n)
+        assert x.shape == (len(y), 64)
+        parts = y.split(250)  # chains travel in parts, each with its own classes; then all are denoised at once
+        for asked, part in zip(energy.asked, [*(part for part in parts for _ in range(30)), y], strict=True):
+            torch.testing.assert_close(asked, part)
+        expected = temperature / a * 2 / (2 - a * step / 2) * (1 - s**2 * a) ** 2
+        assert x.var().item() == pytest.approx(expected, rel=0.04)
+    still = m.draw(a_run(run.out, **config), Gaussian(a), 0)
+    assert (still / (1 - s**2 * a)).var().item() == pytest.approx(1, rel=0.03)  # chains begin as N(0, I)
+
+
+def test_chains_that_travel_in_parts_all_move_and_nothing_else():
+    x, energy = torch.randn(1, 600, 3), Gaussian(1.0)
+    expected = 0.75**2 * x
+    assert m.travel(energy, x, 2, 0.5, temperature=0.0) is x
+    torch.testing.assert_close(x, expected)
+
+
+def test_classes_are_made_even_by_the_first_of_each(monkeypatch):
+    x = torch.cat([torch.eye(10), torch.eye(10).repeat(5, 1)[torch.randperm(50)], torch.eye(10)[:3].repeat(4, 1)])
+    monkeypatch.setattr(m, "judge", lambda run: (lambda x: x, 1.0))
+    even = m.even_classes(None, x)
+    assert even.sum(0).tolist() == [6] * 10
+    torch.testing.assert_close(even[:10], torch.eye(10))
+
+
+def test_denoising_gains_what_the_exact_posterior_mean_gains(monkeypatch):
+    v, s = 0.5, 0.6
+    monkeypatch.setattr(m, "images", lambda run: (None, v**0.5 * torch.randn(40, 4000), None, None))
+    for a, error in ((1e-9, s**2), (1 / (v + s**2), v * s**2 / (v + s**2))):
+        assert m.denoising_db(None, Gaussian(a), s) == pytest.approx(10 * math.log10(2**2 / error), abs=0.05)
+
+
+def test_the_mixture_to_compare_with_resembles_the_images_and_comes_shuffled(run):
+    x = m.mixture_samples(run, 500)
+    train = m.images(run)[0]
+    assert x.shape == (500, 64)
+    assert x.abs().max() <= 1
+    assert (x.mean(0) - train.mean(0)).abs().max() < 0.2
+    labels = torch.cdist(x, train).argmin(1)
+    labels = m.images(run)[2][labels]
+    assert torch.bincount(labels[:100], minlength=10).min() > 0
+
+
+# 6. Ablations
+
+
+def test_shrink_projects_each_network_to_the_largest_singular_value_allowed():
+    energy = autoencoder(2)
+    with torch.no_grad():
+        energy.w1[0] *= 0.01
+    old = copy.deepcopy(energy)
+    m.shrink(energy, 0.8)
+    assert torch.equal(energy.w1[0], old.w1[0])
+    for w, before in ((energy.w1[1], old.w1[1]), (energy.w2[0], old.w2[0]), (energy.w2[1], old.w2[1])):
+        assert torch.linalg.matrix_norm(w, 2).item() == pytest.approx(0.8, rel=1e-5)
+        torch.testing.assert_close(w / w.norm(), before / before.norm())
+
+
+# 8. Scale: checkpoints
+
+
+def train_digits(*flags):
+    """The section digits on tiny settings."""
+    m.main(["--smoke", "--section", "digits", *map(str, flags)])
+
+
+def same(a, b):
+    """Are two nests of dicts, lists, tensors and numbers equal, bit for bit?"""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_a_resumed_training_ends_in_the_same_state_bit_for_bit(tmp_path, monkeypatch):
+    save, path = m.save_checkpoint, tmp_path / "whole.pt"
+
+    def save_and_copy(trainer, to):
+        save(trainer, to)
+        shutil.copy(to, f"{to}.{trainer.step}")
+
+    monkeypatch.setattr(m, "save_checkpoint", save_and_copy)
+    train_digits("--out", tmp_path / "a", "--n-updates", 7, "--checkpoint", path, "--checkpoint-every", 3)
+    assert sorted(tmp_path.glob("whole*")) == [tmp_path / f"whole.pt{end}" for end in ("", ".3", ".6", ".7")]
+    other = tmp_path / "resumed.pt"
+    train_digits("--out", tmp_path / "b", "--n-updates", 7, "--checkpoint", other, "--resume", f"{path}.3")
+    whole, resumed = (torch.load(file, weights_only=True) for file in (path, other))
+    assert set(whole) == {"energy", "average", "optimiser", "settings", "step", "history", "ranks"}
+    assert (whole["step"], len(whole["history"]), len(whole["optimiser"]["state"])) == (7, 7, 4)
+    assert set(whole["ranks"][0]) == {"chains", "at", "random"}  # the next random numbers too
+    assert same(whole, resumed)
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text())["metrics"] for name in "ab"]
+    assert all(metrics[0][name] == metrics[1][name] for name in metrics[0] if not name.endswith("_seconds"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The bytes of a checkpoint of tiny settings, after two updates."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    trainer = m.trained(a_run(folder, n_updates=2, checkpoint=str(folder / "c.pt")))[0]
+    assert trainer.step == 2
+    return (folder / "c.pt").read_bytes()
+
+
+SETTINGS = ["dataset", "split", "architecture", "width", "sigma", "batch_size", "n_chains"]  # else it is another training
+
+
+class Code:
+    """A pickle that runs a command when it is read."""
+
+    def __reduce__(self):
+        return os.mkdir, ("code-has-run",)
+
+
+def bad_checkpoint(kind, good, path):
+    """Write a file that cannot be resumed from, and return what the complaint must name."""
+    if kind == "missing":
+        return "there is no file"
+    if kind == "a folder":
+        path.mkdir()
+        return "is a folder"
+    if kind in ("empty", "text", "cut short", "the end is missing"):
+        contents = {"empty": b"", "text": b"hello\n", "cut short": good[: len(good) // 2], "the end is missing": good[:-9]}
+        path.write_bytes(contents[kind])
+        return "damaged, or no checkpoint"
+    path.write_bytes(good)
+    saved = torch.load(path, weights_only=True)
+    if kind in SETTINGS:
+        was = saved["settings"][kind]
+        saved["settings"][kind] = "another" if isinstance(was, str) else was + 1
+        torch.save(saved, path)
+        return f"was trained with {kind} {saved['settings'][kind]}, not {was}"
+    if kind == "two processes":
+        torch.save(saved | {"ranks": saved["ranks"] * 2}, path)
+        return "was trained by 2 processes, not 1"
+    if kind == "a part is missing":
+        torch.save({name: part for name, part in saved.items() if name != "optimiser"}, path)
+        return "damaged, or no checkpoint"
+    others = {"code": {"settings": Code()}, "other numbers": {"x": torch.ones(2)}, "a list": [1, 2]}
+    torch.save(others.get(kind, {"settings": 1, "ranks": 2}), path)
+    return "damaged, or no checkpoint"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["missing", "a folder", "empty", "text", "cut short", "the end is missing", "code", "other numbers", "a list"]
+    + ["two numbers", "a part is missing", "two processes", *SETTINGS],
+)
+def test_what_cannot_be_resumed_is_one_clear_line_and_stays_as_it_was(kind, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "c.pt"
+    expected = bad_checkpoint(kind, checkpoint, path)
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(SystemExit, match=expected) as stop:
+        train_digits("--resume", path, "--checkpoint", path, "--out", tmp_path / "out")
+    assert str(path) in stop.value.code
+    assert stop.value.code.count("\n") == 0
+    assert capsys.readouterr().err == ""
+    assert (path.read_bytes() if path.is_file() else None) == before
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"c.pt", "out"}
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("flag", "value"), [("width", 16), ("architecture", "mlp"), ("batch_size", 8), ("n_chains", 64)])
+def test_another_network_or_buffer_than_the_checkpoints_is_one_clear_line(flag, value, checkpoint, tmp_path):
+    (tmp_path / "c.pt").write_bytes(checkpoint)
+    with pytest.raises(SystemExit, match=f"was trained with {flag} .*, not {value}$"):
+        train_digits("--resume", tmp_path / "c.pt", f"--{flag.replace('_', '-')}", value, "--out", tmp_path / "out")
+    assert (tmp_path / "c.pt").read_bytes() == checkpoint
+
+
+def test_a_checkpoint_in_no_folder_fails_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(m.Trainer, "update", None)
+    with pytest.raises(OSError, match="No such file"):  # the module's last lines turn it into "cannot go on: ..."
+        train_digits("--checkpoint", tmp_path / "nowhere" / "c.pt", "--out", tmp_path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_checkpoint_that_fails_half_way_leaves_the_old_one(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    path.write_bytes(checkpoint)
+
+    def half(content, to):
+        Path(to).write_bytes(checkpoint[:100])
+        assert path.read_bytes() == checkpoint  # whoever is killed here loses nothing
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="the disk is full"):
+        train_digits("--resume", path, "--checkpoint", path, "--out", tmp_path / "out")
+    assert path.read_bytes() == checkpoint
+    assert {entry.name for entry in tmp_path.iterdir()} == {"c.pt", "out"}
+
+
+def test_a_killed_run_always_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    path, step, rng = tmp_path / "c.pt", 0, random.Random(0)
+    command = [sys.executable, "-I", m.__file__, "--smoke", "--section", "digits", "--width", "16", "--n-updates", "1000000"]
+    command += ["--checkpoint", str(path), "--checkpoint-every", "1", "--out", str(tmp_path / "out")]
+    for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        resume = ["--resume", str(path)] if step else []
+        last = path.stat().st_mtime_ns if step else None
+        with subprocess.Popen(command + resume, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            while not path.exists() or path.stat().st_mtime_ns == last:
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.3))
+            process.send_signal(kind)
+            process.wait(20)
+        assert process.returncode == -kind
+        saved = torch.load(path, weights_only=True)
+        assert saved["step"] == len(saved["history"]) > step
+        step = saved["step"]
+
+
+# 8. Scale: two processes
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch, torch.distributed as dist
+from test_07_neural_ebms import autoencoder, fresh_trainer, m, recorded
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank, folder, data = dist.get_rank(), sys.argv[2], torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+torch.manual_seed(rank)  # their first weights differ too: those of the first process count
+trainer = fresh_trainer(autoencoder(), data, energy_l2=0.05, max_gradient=1e9)
+saved, kept = {"first": {name: p.clone() for name, p in trainer.energy.state_dict().items()}}, recorded(trainer)
+trainer.update(0.01)
+saved["batches"] = kept["positives"][0].clone(), kept["negatives"][0].clone()
+saved["gradient"] = [p.grad.clone() for p in trainer.energy.parameters()]
+del trainer.positives, trainer.negatives
+for name in ("whole", "resumed"):
+    if name == "resumed":
+        torch.manual_seed(99)
+        trainer = fresh_trainer(autoencoder(), data, energy_l2=0.05, max_gradient=1e9)
+        m.load_checkpoint(trainer, f"{folder}/c.pt")
+    for _ in range(2):
+        trainer.update(0.01)
+        if trainer.step == 2:
+            m.save_checkpoint(trainer, f"{folder}/c.pt")
+            dist.barrier()
+    if name == "whole":
+        trainer.update(0.01)
+    parts = {part: getattr(trainer, part).state_dict() for part in ("energy", "average", "optimiser")}
+    saved[name] = parts | {"chains": trainer.buffer.chains, "step": trainer.step, "next": torch.randn(3)}
+torch.save(saved, f"{folder}/{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+NOTED = """
+import os, runpy, sys
+from pathlib import Path
+
+replace = Path.replace
+
+def noted(self, to):
+    with open(f"written-{os.environ['RANK']}", "a") as file:
+        print(to, file=file)
+    return replace(self, to)
+
+Path.replace, sys.argv = noted, sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def torchrun(folder, *command):
+    """Two processes of a Python file, in a folder."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.run(
+        [*launch, *map(str, command)], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_two_processes_make_the_steps_that_one_makes_on_the_joined_batch_and_resume_bit_for_bit(tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    process = torchrun(tmp_path, "worker.py", Path(__file__).parent, tmp_path)
+    assert process.returncode == 0, process.stderr
+    a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert same([a["first"], a["gradient"]], [b["first"], b["gradient"]])
+    for name in ("energy", "average", "optimiser"):
+        assert same(a["whole"][name], b["whole"][name]), name
+    assert not torch.isclose(a["whole"]["chains"], b["whole"]["chains"]).any()
+    assert a["whole"]["step"] == 4
+    assert same(a["whole"], a["resumed"])
+    assert same(b["whole"], b["resumed"])
+
+    energy = autoencoder()
+    energy.load_state_dict(a["first"])
+    e_data, e_chains = (energy(torch.cat([x, y], 1)) for x, y in zip(a["batches"], b["batches"], strict=True))
+    loss = e_data.mean() - e_chains.mean() + 0.05 * (e_data.square().mean() + e_chains.square().mean())
+    for ours, expected in zip(a["gradient"], torch.autograd.grad(loss, energy.parameters()), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_torchrun_trains_digits_and_prints_and_writes_once(tmp_path):
+    (tmp_path / "noted.py").write_text(NOTED)
+    process = torchrun(tmp_path, "noted.py", m.__file__, "--smoke", "--out", "out", "--checkpoint", tmp_path / "c.pt")
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(record["section_seconds"]) == ["digits"]
+    first, second = ((tmp_path / f"written-{rank}").read_text().splitlines() for rank in (0, 1))
+    assert {Path(name).parent for name in first} == {Path("out"), tmp_path}
+    assert all(Path(name).is_absolute() and not Path(name).is_relative_to(tmp_path) for name in second)
+    assert not any(Path(name).exists() for name in second)
+    names = [line.split()[0] for line in process.stdout.splitlines() if line.startswith("  ")]
+    assert names == [name.removeprefix("digits/") for name in record["metrics"]]
+
+    before = (tmp_path / "c.pt").read_bytes()
+    with pytest.raises(SystemExit, match=r"was trained by 2 processes, not 1$"):
+        train_digits("--resume", tmp_path / "c.pt", "--checkpoint", tmp_path / "c.pt", "--out", tmp_path / "out")
+    assert (tmp_path / "c.pt").read_bytes() == before
+    first, second = torch.load(tmp_path / "c.pt", weights_only=True)["ranks"]
+    assert not torch.equal(first["random"], second["random"])
+    assert not torch.isclose(first["chains"], second["chains"]).any()
