@@ -7,7 +7,7 @@ of the model (module 01), and Langevin dynamics draws those samples, from chains
     x <- x - ½ ε ∇E(x) + √(ε T) n,   n ~ N(0, I)      ∇ in x; T = 1 is the model, T << 1 another one,          (2)
     E(x) = |x - g(x)|²/(2σ²)                          g a small network: the shape that learns fastest here.   (3)
 
-Run      python 07_neural_ebms.py                 all sections, 4 to 5 min on two CPU cores
+Run      python 07_neural_ebms.py                 all sections, about 5 min on one CPU core
          python 07_neural_ebms.py --section digits --show
          python 07_neural_ebms.py --section digits --dataset mnist --width 1024 --checkpoint mnist.pt
          torchrun --nproc_per_node=2 07_neural_ebms.py      the section digits, each process with its own chains
@@ -595,14 +595,14 @@ def contenders(config):
     shape, width, sigma = SHAPES[config.dataset], config.width, config.sigma
     d = math.prod(shape)
     return {
-        "autoencoder": (AutoEncoderEnergy(1, d, width, sigma), 1.0),
-        "autoencoder_relu": (Energy(mlp(d, width // 2, d, nn.ReLU), sigma), 0.6),
-        "mlp": (Energy(mlp(d, width // 2)), 0.6),
-        "mlp_relu": (Energy(mlp(d, width // 2, activation=nn.ReLU)), 0.6),
-        "mlp_spectral": (Energy(mlp(d, width // 2, norm=spectral_norm)), 0.4),
-        "conv": (Energy(conv(shape)), 0.1),
-        "conv_max_pool": (Energy(conv(shape, pool=nn.MaxPool2d)), 0.1),
-        "residual": (Energy(residual(shape)), 0.05),
+        "autoencoder": (AutoEncoderEnergy(1, d, width, sigma), 0.75),
+        "autoencoder_relu": (Energy(mlp(d, width // 2, d, nn.ReLU), sigma), 0.45),
+        "mlp": (Energy(mlp(d, width // 2)), 0.45),
+        "mlp_relu": (Energy(mlp(d, width // 2, activation=nn.ReLU)), 0.45),
+        "mlp_spectral": (Energy(mlp(d, width // 2, norm=spectral_norm)), 0.3),
+        "conv": (Energy(conv(shape)), 0.075),
+        "conv_max_pool": (Energy(conv(shape, pool=nn.MaxPool2d)), 0.07),
+        "residual": (Energy(residual(shape)), 0.04),
     }
 
 
@@ -975,7 +975,7 @@ def section_longrun(run):
     }
     scores = {}
     for name, temperature in schedules.items():
-        scores[name] = frechet_and_sem(run, draw(run, energy, n_steps, temperature))
+        scores[name] = frechet_and_sem(run, draw(run, energy, n_steps, temperature, n=config.n_samples // 2))
         run.metric(f"frechet_{name}", *scores[name], against=("T = 1", scores.get("temperature_1", scores[name])[0]))
 
     steps, frechet, sem, even, _, _ = np.array(rows).T
@@ -1012,7 +1012,7 @@ def section_ablations(run):
     """Change one thing at a time: the buffer, its restarts and a network free to bend decide; the step hardly matters."""
     config = replace(run.config, width=max(run.config.width // 4, 16))
     config = replace(config, batch_size=config.batch_size // 2, n_chains=config.n_chains // 4)
-    config, n_updates = replace(config, learning_rate=2 * config.learning_rate), 3 * config.n_short // 2
+    config, n_updates = replace(config, learning_rate=2 * config.learning_rate), 4 * config.n_short // 3
     changes = {
         "as it is": {},
         "no buffer": {"reinit_young": 1.0, "reinit_old": 1.0},
@@ -1064,7 +1064,7 @@ def section_conditional(run):
     config, (x, x_test, y, y_test) = run.config, images(run)
     torch.manual_seed(run.seed)
     energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, 10).to(run.device)
-    trainer = Trainer(energy, x, config, y).run(max(int(0.3 * config.n_updates), 2), "conditional")
+    trainer = Trainer(energy, x, config, y).run(max(int(0.25 * config.n_updates), 2), "conditional")
     asked = torch.arange(config.n_samples, device=run.device) % 10
     drawn = draw(run, trainer.average, config.n_from_noise, y=asked)
     net, accuracy = judge(run)
