@@ -14,7 +14,7 @@ Run      python 07_neural_ebms.py                 all sections, about 5 min on o
 Writes   outputs/07_neural_ebms/*.png, digits_from_noise.gif and metrics.json
 Before   modules 05 and 06
 Sources  Du & Mordatch (2019); Nijkamp et al. (2019, 2020); Tieleman (2008); Carbone et al. (2023); Zhao, Mathieu &
-         LeCun (2017); Heusel et al. (2017); Lopez-Paz & Oquab (2017). Each function names its own.
+         LeCun (2017); Yoon, Noh & Park (2021); Heusel et al. (2017); Lopez-Paz & Oquab (2017).
 """
 
 import argparse
@@ -127,7 +127,7 @@ def images(run):
     quarter of the training images plays the test's part."""
     config = run.config
     for wrong, complaint in (
-        (config.batch_size > config.n_chains, "--batch-size must be at most --n-chains"),
+        (config.n_chains % config.batch_size > 0, "--n-chains must be a multiple of --batch-size"),
         (max(config.reinit_young, config.reinit_old) > 1, "--reinit-young and --reinit-old are probabilities: at most 1"),
         (config.ema >= 1, "--ema must be below 1"),
         (config.n_samples < 40, "--n-samples must be at least 40, to be scored in four parts"),
@@ -190,15 +190,20 @@ def two_sample_accuracy(run, x):
     return mean_and_sem(cross_val_score(SVC(), np.concatenate([x, real]), np.arange(2 * len(x)) < len(x), cv=folds))
 
 
+def classes(run, x):
+    """The class (N,) of each image (N, d), by the judge."""
+    return judge(run)[0](x.clamp(-1, 1)).argmax(1)
+
+
 def class_entropy(run, x):
     """Entropy of the classes among images (N, d), by the judge, in units of ln 10: 1 if all ten are equally frequent."""
-    share = torch.bincount(judge(run)[0](x).argmax(1), minlength=10) / len(x)
+    share = torch.bincount(classes(run, x), minlength=10) / len(x)
     return torch.special.entr(share).sum().item() / math.log(10)
 
 
 def even_classes(run, x):
     """The first images (M, d) of each class, by the judge, as many of each as the rarest has (and four at least)."""
-    labels = judge(run)[0](x).argmax(1)
+    labels = classes(run, x)
     rank = one_hot(labels, 10).cumsum(0).gather(1, labels[:, None])[:, 0]
     return x[rank <= max(torch.bincount(labels, minlength=10).min().item(), 4)]
 
@@ -229,8 +234,8 @@ def show_images(ax, x, shape, n_columns, title=""):
 # %% 1. Architectures
 # A scalar network E(x) = |x|²/2 + f(x) must invent everything that is wrong with an image, pixel by pixel. The
 # auto-encoder's shape (3) is told what to look at: the error of a reconstruction, d numbers a time instead of one (Zhao,
-# Mathieu & LeCun 2017; here it is a density, and no reconstruction loss is ever minimised). The quadratic term holds
-# the far field; with g's last layer 0 at first, E = |x|²/(2σ²) is a Gaussian.
+# Mathieu & LeCun 2017; as a normalised density Yoon, Noh & Park 2021: the error falls on data and rises on chains). The
+# quadratic term holds the far field; with g's last layer 0 at first, E = |x|²/(2σ²) is a Gaussian.
 #
 # Langevin needs ∇ₓE twenty times for each gradient in the weights, so it is worth a derivation.
 # With r = x - g(x), g(x) = silu(z) W₂ + b₂, z = x W₁ + b₁ and J = ∂g/∂x,
@@ -295,11 +300,12 @@ class AutoEncoderEnergy(Energy):
         return torch.baddbmm(r, back, self.w1.mT, alpha=-1).div_(self.sigma**2)
 
 
-def mlp(d, width, n_out=1, activation=nn.SiLU, norm=lambda layer: layer):
-    """Three layers (M, d) -> (M, n_out); the last is zero at first unless `norm` wraps it."""
-    last = nn.Linear(width, n_out)
+def mlp(d, width, n_out=1, activation=nn.SiLU, norm=lambda layer: layer, n_hidden=2):
+    """`n_hidden` hidden layers and a last one that is zero at first, (M, d) -> (M, n_out)."""
+    sizes, last = [d] + n_hidden * [width], nn.Linear(width, n_out)
     nn.init.zeros_(last.weight)
-    return nn.Sequential(norm(nn.Linear(d, width)), activation(), norm(nn.Linear(width, width)), activation(), last)
+    hidden = [(norm(nn.Linear(a, b)), activation()) for a, b in zip(sizes, sizes[1:], strict=False)]
+    return nn.Sequential(*(part for pair in hidden for part in pair), last)
 
 
 def conv(shape, activation=nn.SiLU, norm=lambda layer: layer, pool=nn.AvgPool2d, between=nn.Identity):
@@ -335,13 +341,13 @@ def residual(shape):
     return nn.Sequential(nn.Unflatten(1, shape), stem, Residual(32), pool, Residual(32), pool, nn.Flatten(), last)
 
 
-def build(config, n_classes=0):
+def build(config):
     """The energy that --architecture names, for the data set's shape."""
     shape = SHAPES[config.dataset]
     if config.precision == "bfloat16" and config.architecture in ("autoencoder", "mlp"):
         sys.exit("--precision bfloat16 serves convolutions: --architecture conv or residual")
     if config.architecture == "autoencoder":
-        return AutoEncoderEnergy(1, math.prod(shape), config.width, config.sigma, n_classes)
+        return AutoEncoderEnergy(1, math.prod(shape), config.width, config.sigma)
     if config.architecture == "mlp":
         return Energy(mlp(math.prod(shape), config.width))
     energy = Energy(
@@ -357,18 +363,19 @@ def build(config, n_classes=0):
 # through them. *Loss*: mean E(data) - mean E(chains) + λ mean E². Its gradient is minus eq. (1); its value hovers near 0
 # whatever the model is worth, since both terms move together.
 #
-# The buffer is persistent CD (module 05), with one change: a chain restarts from noise with some probability at each visit
-# (Du & Mordatch 2019). Without it the model is never asked what lies between noise and digits, and puts rubbish there;
-# with too much of it no chain grows old, and the model is never asked where its chains end. So each chain has a chance of
-# its own, from 2 % to 0.4 %: chains of all ages, from no steps to thousands.
+# The buffer is persistent CD (Tieleman 2008; module 05), with one change: a chain restarts from noise with some probability
+# at each visit (Du & Mordatch 2019). Without it the model is never asked what lies between noise and digits, and puts
+# rubbish there; with too much of it no chain grows old, and the model is never asked where its chains end. So each chain
+# has a chance of its own, from 2 % to 0.4 %: chains of all ages, from no steps to thousands.
 #
 # T = 1 is a promise: eq. (2) then samples exp(-E), up to its step. The popular *cold* recipe, a step α on E and noise of
 # standard deviation η with η² << 2α, is eq. (2) with
 #
 #     ε = 2α,    T = η²/(2α):       α = 10, η = 0.005 gives T = 1.25e-6.
 #
-# It trains too; but what it fits is exp(-E/T), so E itself is no longer a log density. One number shows it: x - s² ∇E(x)
-# removes noise of standard deviation s as well as anything can if exp(-E) is the density of the noisy data (module 06).
+# In theory it fits exp(-E/T), so E is no log density; and its chains, which nearly descend, do not reach exp(-E/T) either.
+# One number shows both: x - s² ∇E(x) removes noise of standard deviation s as well as anything can if exp(-E) is the density
+# of the noisy data (module 06). Below T = 0.01 stands for the colder ones, and is tried with ∇E and with ∇E/T.
 
 
 # Differs from 01_ebm_foundations.py: langevin - moves x in place, by energy.slope
@@ -466,10 +473,12 @@ class Trainer:
 
     def clip(self):
         """Shorten each network's gradient to max_gradient; returns the norms before, (n,)."""
-        gradients = [p.grad.reshape(self.n_networks, -1) for p in self.energy.parameters()]  # views
-        norm = sum(g.square().sum(1) for g in gradients).sqrt()
-        shorter = (self.config.max_gradient / norm).clamp(max=1)[:, None]
-        torch._foreach_mul_(gradients, [shorter] * len(gradients))
+        gradients = [p.grad for p in self.energy.parameters()]  # not reshaped: of channels_last that would be a copy
+        norm = sum(g.reshape(self.n_networks, -1).square().sum(1) for g in gradients).sqrt()
+        shorter = (self.config.max_gradient / norm).clamp(max=1)
+        torch._foreach_mul_(
+            gradients, [shorter.view(-1, *[1] * (g.dim() - 1)) if self.n_networks > 1 else shorter for g in gradients]
+        )
         return norm
 
     def run(self, n_updates, label, save=None):
@@ -490,7 +499,16 @@ class Trainer:
 # killed run leaves the last checkpoint or the one before it, never half of one. With several processes each has chains and
 # a random state of its own; the first collects them.
 
-SAME = ("dataset", "split", "architecture", "width", "sigma", "batch_size", "n_chains")  # else it is another training
+SAME = (
+    "dataset",
+    "split",
+    "architecture",
+    "width",
+    "sigma",
+    "data_noise",
+    "batch_size",
+    "n_chains",
+)  # else it is another training
 
 
 def save_checkpoint(trainer, path):
@@ -591,18 +609,19 @@ def denoised(run, energy, x, y=None):
 
 
 def contenders(config):
-    """Energies to compare: {name: (energy, its share of n_short updates)}; the shares make the seconds about equal."""
+    """Energies to compare: {name: (energy, its share of n_short updates)}. For digits on a CPU the shares make the seconds
+    about equal. Step, noise and learning rate are those that suit the auto-encoder."""
     shape, width, sigma = SHAPES[config.dataset], config.width, config.sigma
     d = math.prod(shape)
     return {
-        "autoencoder": (AutoEncoderEnergy(1, d, width, sigma), 0.75),
-        "autoencoder_relu": (Energy(mlp(d, width // 2, d, nn.ReLU), sigma), 0.45),
-        "mlp": (Energy(mlp(d, width // 2)), 0.45),
-        "mlp_relu": (Energy(mlp(d, width // 2, activation=nn.ReLU)), 0.45),
-        "mlp_spectral": (Energy(mlp(d, width // 2, norm=spectral_norm)), 0.3),
-        "conv": (Energy(conv(shape)), 0.075),
-        "conv_max_pool": (Energy(conv(shape, pool=nn.MaxPool2d)), 0.07),
-        "residual": (Energy(residual(shape)), 0.04),
+        "autoencoder": (AutoEncoderEnergy(1, d, width, sigma), 1.0),
+        "autoencoder_relu": (Energy(mlp(d, width, d, nn.ReLU, n_hidden=1), sigma), 0.7),
+        "mlp": (Energy(mlp(d, width // 2)), 0.6),
+        "mlp_relu": (Energy(mlp(d, width // 2, activation=nn.ReLU)), 0.6),
+        "mlp_spectral": (Energy(mlp(d, width // 2, norm=spectral_norm)), 0.4),
+        "conv": (Energy(conv(shape)), 0.1),
+        "conv_max_pool": (Energy(conv(shape, pool=nn.MaxPool2d)), 0.1),
+        "residual": (Energy(residual(shape)), 0.05),
     }
 
 
@@ -614,33 +633,35 @@ def batch_norm_leak(energy, x):
 
 
 def section_architectures(run):
-    """At equal time a smooth energy shaped like an auto-encoder is far ahead of scalar ones, convolutions included."""
+    """In a few seconds on a CPU energies shaped like an auto-encoder are far ahead; convolutions have hardly begun."""
     config, shape = run.config, SHAPES[run.config.dataset]
     x, drawn, scores = images(run)[0], {}, {}
-    noise = torch.randn(config.n_samples, x.shape[1], device=run.device)
-    run.metric("pure_noise_frechet", frechet_to_test(run, noise), against=("real images", frechet_to_test(run, x)))
+    n = config.n_samples // 4
+    noise = frechet_to_test(run, torch.randn(n, x.shape[1], device=run.device))
+    floor = frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[:n]])
+    run.metric("pure_noise_frechet", noise, against=("real images", floor))
     for name, (energy, share) in contenders(config).items():
         start = time.perf_counter()
         trainer = Trainer(energy.to(run.device), x, config).run(max(int(share * config.n_short), 2), name)
         run.metric(f"{name}_seconds", time.perf_counter() - start)
         with torch.random.fork_rng():
-            drawn[name] = draw(run, trainer.average, config.n_from_noise // 5, n=config.n_samples // 4)
+            drawn[name] = draw(run, trainer.average, config.n_from_noise // 5, n=n)
         scores[name] = frechet_and_sem(run, drawn[name])
         run.metric(f"{name}_frechet", *scores[name])
     torch.manual_seed(run.seed)
     for name, between in (("with", nn.BatchNorm2d), ("without", nn.Identity)):
         energy = Energy(conv(shape, between=between)).to(run.device)
         nn.init.normal_(energy.trunk[-1].weight, std=0.1)
-        leak = batch_norm_leak(energy, x[None, :64])
+        leak = batch_norm_leak(energy, x[None, :64]) / energy.trunk(x[:64]).std().item()
         run.metric(f"neighbours_matter_{name}_batch_norm", leak, against=("a function of x alone", 0))
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", width_ratios=(1, 1))
     names = sorted(scores, key=lambda name: scores[name][0], reverse=True)
     means, errors = zip(*(scores[name] for name in names), strict=True)
     axes[0].barh([name.replace("_", " ") for name in names], means, xerr=errors, color="tab:orange")
-    axes[0].axvline(frechet_to_test(run, noise), color="0.5", ls=":", label="pure noise")
-    axes[0].axvline(frechet_to_test(run, x), color="k", ls="--", label="real images")
-    axes[0].set(title="a smooth auto-encoder learns fast (equal time)", xlabel="Fréchet distance of samples from noise")
+    axes[0].axvline(noise, color="0.5", ls=":", label="pure noise")
+    axes[0].axvline(floor, color="k", ls="--", label="real images")
+    axes[0].set(title="the auto-encoder's shape learns fast (equal time)", xlabel="Fréchet distance of samples from noise")
     axes[0].legend(loc="upper right")
     best = [name for name in names[::-1] if name in ("autoencoder", "mlp", "conv", "residual")]
     show_images(axes[1], torch.cat([drawn[name][:10] for name in best]), shape, 10, "their samples from noise")
@@ -653,11 +674,11 @@ def section_architectures(run):
 # %% 2. The training loop: the experiment
 
 
-def denoising_db(run, energy, level):
-    """Peak signal-to-noise ratio (dB, mean over test images) after one step x - level² ∇E(x) from noise of that level."""
-    clean = images(run)[1]
+def denoising_db(run, energy, level, temperature=1.0):
+    """Peak signal-to-noise ratio (dB, mean over test images) after one step x - level² ∇E(x)/T from noise of that level."""
+    clean = images(run)[1][: run.config.n_samples]
     noisy = clean + level * torch.randn_like(clean)
-    error = (noisy - level**2 * energy.slope(noisy[None])[0] - clean).square().mean(1)
+    error = (noisy - level**2 * energy.slope(noisy[None])[0] / temperature - clean).square().mean(1)
     return (10 * (4 / error).log10()).mean().item()  # grey levels span 2
 
 
@@ -673,6 +694,10 @@ def section_loop(run):
         run.metric(f"{name}_frechet", *frechet_and_sem(run, draw(run, energy, config.n_from_noise // 5, temperature)))
         none = ("no denoising", -20 * math.log10(config.data_noise / 2))
         run.metric(f"{name}_denoising_db", denoising_db(run, energy, config.data_noise), against=none)
+        if temperature != 1:
+            run.metric(
+                f"{name}_denoising_db_of_e_over_t", denoising_db(run, energy, config.data_noise, temperature), against=none
+            )
         gap = np.subtract(*np.array(trainers[name].history).T[:2])
         run.metric(f"{name}_mean_gap", gap[len(gap) // 2 :].mean(), against=("chains that keep up", 0))
 
@@ -697,7 +722,7 @@ def section_loop(run):
         energies.plot(e_model, color=colour, alpha=0.4, label=f"{name}: chains")
         for ax, values in ((gap, e_data - e_model), (gradient, norm), (movement, moved)):
             ax.plot(values, color=colour, lw=1, label=name)
-    energies.set(title="energies of data and chains", ylabel="E (nats)", yscale="log")
+    energies.set(title="energies of data and chains", ylabel="E (nats)", yscale="symlog")
     gap.axhline(0, color="k", ls="--", lw=1)
     gap.set(title="their gap: around 0 once chains keep up", ylabel="data minus chains (nats)", yscale="symlog")
     gradient.set(title="gradient norm, before clipping", xlabel="update", yscale="log")
@@ -711,9 +736,9 @@ def section_loop(run):
 
 # %% 3. In two dimensions, where truth is known
 # On a grid Z is a sum, so log p is exact at every moment of the training. The contrastive loss is not a likelihood: it is
-# a difference of two averages that a good trainer keeps at 0 from the first update to the last. And the image recipe does
-# not carry over: restarts put chains where noise falls, not where the model's mass is, so the masses of separated modes
-# are never set right. Module 06's repair: chains start from the model's own first density and carry weights,
+# a difference of two averages that a good trainer brings to 0 long before it is done, and a bad one too. And the image
+# recipe does not carry over: restarts put chains where noise falls, not where the model's mass is, so the masses of
+# separated modes are never set right. Module 06's repair: chains start from the model's own first density, with weights,
 #
 #     log w <- log w + E_old(x) - E_new(x)      at every update of the energy, then x moves by MALA under E_new,       (4)
 #
@@ -737,7 +762,8 @@ def eight_gaussians_log_density(x):
 
 @torch.no_grad()
 def exact_gap(energy, n=160):
-    """KL(data || model) in nats, by an n² midpoint grid on the window, and the model's density (n, n)."""
+    """KL(data || model) in nats, by an n² midpoint grid on the window (mass outside it is not seen), and the model's
+    density (n, n)."""
     middle = ((torch.arange(n, device=next(energy.parameters()).device) + 0.5) / n * 2 - 1) * BOX
     points, log_area = torch.cartesian_prod(middle, middle), 2 * math.log(2 * BOX / n)
     log_p, e = eight_gaussians_log_density(points), energy(points[None])[0]
@@ -806,7 +832,7 @@ def train_in_2d(run, weighted):
         loss = flat(data).mean() - (log_w.softmax(0) * flat(x)).sum()
         optimiser.zero_grad()
         loss.backward()
-        if weighted:  # moved under the old energy, so that the gradient has not seen the points where it is weighed
+        if weighted:  # eq. (4)'s move, one turn later: the last E_new. The gradient has not seen where it will be weighed
             x, _ = mala(flat, x, 4, 0.01)
         with torch.no_grad():
             before = flat(x)
@@ -826,7 +852,7 @@ def train_in_2d(run, weighted):
 
 
 def section_truth2d(run):
-    """A contrastive loss near 0 says nothing: only the exact likelihood tells that weighted chains learn and others fail."""
+    """A contrastive loss near 0 says nothing: the exact likelihood tells that weighted chains learn and restarts fail."""
     fig, axes = plt.subplots(1, 4, figsize=(14, 3.9), layout="constrained")
     for i, (name, label, colour) in enumerate(
         (("weighted", "weighted chains, eq. (4)", "tab:orange"), ("restarts", "restarts from noise", "tab:blue"))
@@ -842,11 +868,11 @@ def section_truth2d(run):
         axes[0].plot(rows[:, 0], rows[:, 1], color=colour, lw=1)
         axes[1].plot(rows[:, 0], rows[:, 2], color=colour, lw=2, label=label)
         axes[i + 2].imshow(density.T.cpu().numpy(), origin="lower", cmap="magma")
-        axes[i + 2].set(title=f"{name}: {gap:.2f} nats away", xticks=[], yticks=[])
+        axes[i + 2].set(title=f"{name}, averaged: {gap:.2f} nats", xticks=[], yticks=[])
     axes[0].axhline(0, color="k", ls="--")
-    axes[0].set(title="the loss hovers near 0", xlabel="update", ylabel="contrastive loss")
+    axes[0].set(title="the loss: both end near 0", xlabel="update", ylabel="contrastive loss")
     axes[1].set(title="the exact gap tells who learns", xlabel="update", ylabel="KL(data || model), nats", yscale="log")
-    axes[1].legend()
+    axes[1].legend(loc="upper right", bbox_to_anchor=(1, 0.7))
     run.figure(fig, "likelihood")
 
 
@@ -868,11 +894,8 @@ def mixture_samples(run, n):
 
 def animate(run, energy, name, n_frames=40):
     """GIF of 25 chains on their way from noise to digits, the later frames further apart."""
-    x, steps, shape = (
-        torch.randn(1, 25, math.prod(SHAPES[run.config.dataset]), device=run.device),
-        0,
-        SHAPES[run.config.dataset],
-    )
+    shape, steps = SHAPES[run.config.dataset], 0
+    x = torch.randn(1, 25, math.prod(shape), device=run.device)
     fig, ax = plt.subplots(figsize=(3.6, 3.9), layout="tight")
     writer = PillowWriter(fps=6)
     with run.whole(name) as path, writer.saving(fig, path, dpi=70):
@@ -886,7 +909,7 @@ def animate(run, energy, name, n_frames=40):
 
 
 def section_digits(run):
-    """Digits from pure noise, held against real images, copies and a Gaussian mixture that is fitted in a blink."""
+    """Digits from pure noise, held against real images, copies and a Gaussian mixture: fitted in a blink, and no worse."""
     config, (x, x_test, _, _) = run.config, images(run)
     trainer, seconds = trained(run)
     run.metric("training_seconds", seconds)
@@ -909,13 +932,14 @@ def section_digits(run):
     for name, part in (("", drawn), ("_mixture", mixture), ("_real", x_test)):
         run.metric("two_sample_accuracy" + name, *two_sample_accuracy(run, part), against=("cannot be told apart", 0.5))
     run.metric("class_entropy", class_entropy(run, drawn), against=("real images", class_entropy(run, x_test)))
-    distances = {name: nearest_distances(part, x) for name, part in (("ours", drawn), ("new real images", x_test))}
+    distances = {name: nearest_distances(part, x) for name, part in (("from noise", drawn), ("new real images", x_test))}
     held_out = distances["new real images"].median()
-    run.metric("nearest_training_image", distances["ours"].median(), against=("new real images", held_out))
+    run.metric("nearest_training_image", distances["from noise"].median(), against=("new real images", held_out))
 
     animate(run, trainer.average, "digits_from_noise.gif")
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="tight")
-    names = ("real images", f"from noise, Fréchet {frechet[0]:.2f}", "Gaussian mixture")
+    distance = frechet_to_test(run, mixture)
+    names = ("real images", f"from noise, Fréchet {frechet[0]:.2f}", f"Gaussian mixture, Fréchet {distance:.2f}")
     for ax, part, name in zip(axes, (x_test, drawn, mixture), names, strict=True):
         show_images(ax, part[:64], SHAPES[config.dataset], 8, name)
     run.figure(fig, "samples")
@@ -931,7 +955,7 @@ def section_digits(run):
     axes[1].set(title="copies would pile up at 0", xlabel="distance to the nearest training image", ylabel="density")
     axes[1].legend()
     for i, (part, label) in enumerate(((x_test, "real images"), (drawn, "from noise"), (mixture, "mixture"))):
-        share = torch.bincount(judge(run)[0](part).argmax(1), minlength=10) / len(part)
+        share = torch.bincount(classes(run, part), minlength=10) / len(part)
         colour = ("tab:blue", "tab:orange", "0.6")[i]
         axes[2].bar(np.arange(10) + 0.28 * (i - 1), share.cpu().numpy(), 0.26, color=colour, label=label)
     axes[2].set(title="classes, by the judge", xlabel="class", ylabel="share", xticks=range(10))
@@ -943,17 +967,19 @@ def section_digits(run):
 # %% 5. The long run
 # Samples that look right after some hundred steps prove that some hundred steps make digits, not that exp(-E) has its mass
 # there. Trained with short chains only, a network becomes a generator whose further steps lead anywhere (Nijkamp et al.
-# 2019, 2020). Chains of many ages in the buffer keep the long run honest here. What still drifts shows when the samples
+# 2019, 2020). Chains of many ages in the buffer keep the long run to digits here. What still drifts shows when the samples
 # are judged twice, as they are and with their classes made even: digits stay digits, but a chain rarely turns from one
 # class into another, so the classes' shares are the last thing that the energy learns and the first that it forgets.
 
 
 def section_longrun(run):
-    """Run the chains on and on: digits stay sharp, their proportions drift; and T = 1, as in training, is best."""
+    """Run the chains on and on: digits stay digits, their proportions drift; and T = 1, as in training, is best."""
     config, (trainer, _) = run.config, trained(run)
     energy, shape, rows = trainer.average, SHAPES[config.dataset], []
     marks = sorted({max(int(config.n_long * share), 1) for share in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)})
-    data = images(run)[0][None] + config.data_noise * torch.randn_like(images(run)[0][None])
+    some = torch.randperm(len(images(run)[0]), device=run.device)[: config.n_samples]
+    data = images(run)[0][some][None]
+    data = data + config.data_noise * torch.randn_like(data)
     x, shown = torch.randn(1, config.n_samples, data.shape[-1], device=run.device), []
     for before, step in zip([0, *marks], marks, strict=False):
         clean = denoised(run, energy, travel(energy, x, step - before, config.step_size))
@@ -964,19 +990,19 @@ def section_longrun(run):
     for step, frechet, sem, even, entropy, drift in rows:
         run.metric(f"frechet_after_{step}", frechet, sem, against=("its classes made even", even))
         run.metric(f"class_entropy_after_{step}", entropy, against=("equal classes", 1))
-        run.metric(f"energy_above_data_after_{step}", drift, against=("samples of exp(-E)", 0))
+        run.metric(f"energy_above_data_after_{step}", drift, against=("if the model is right", 0))
     n_steps = config.n_from_noise
     half = n_steps // 2
     schedules = {
-        "temperature_0.3": 0.3,
         "temperature_1": 1.0,
+        "temperature_0.3": 0.3,
         "temperature_1.5": 1.5,
         "annealed_to_0": np.r_[np.ones(n_steps - half), np.linspace(1, 0, half)],
     }
     scores = {}
     for name, temperature in schedules.items():
         scores[name] = frechet_and_sem(run, draw(run, energy, n_steps, temperature, n=config.n_samples // 2))
-        run.metric(f"frechet_{name}", *scores[name], against=("T = 1", scores.get("temperature_1", scores[name])[0]))
+        run.metric(f"frechet_{name}", *scores[name], against=("T = 1", scores["temperature_1"][0]))
 
     steps, frechet, sem, even, _, _ = np.array(rows).T
     fig, axes = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
@@ -984,8 +1010,8 @@ def section_longrun(run):
     axes[0].plot(steps, even, "s-", color="tab:green", label="the same, classes made even")
     axes[0].axvline(config.n_from_noise, color="k", ls=":", label="where samples are taken")
     axes[0].set(title="what drifts is the classes", xlabel="Langevin steps from noise", xscale="log")
-    axes[0].set(ylabel="Fréchet distance", ylim=0)
-    axes[0].legend()
+    axes[0].set(ylabel="Fréchet distance", ylim=(0, 1.6 * max(frechet)))
+    axes[0].legend(loc="upper center")
     show_images(axes[1], torch.cat(shown), shape, 12, "twelve chains")
     middle = [(shape[1] + 1) * (i + 0.5) - 1 for i in range(len(marks))]
     axes[1].set(frame_on=False, xticks=[], yticks=middle, yticklabels=marks, ylabel="Langevin steps from noise")
@@ -998,7 +1024,8 @@ def section_longrun(run):
 
 # %% 6. Ablations
 # One change each, the same number of updates, several networks side by side in one batch of matrix products. Small networks
-# trained briefly: what matters is the order, not the level.
+# trained briefly, so the order matters and not the level; and not every order carries over: a wider step wins here, where
+# time is short. Each is sampled with the step it was trained with, for the same number of steps from noise.
 
 
 def shrink(energy, limit=1.0):
@@ -1009,9 +1036,9 @@ def shrink(energy, limit=1.0):
 
 
 def section_ablations(run):
-    """Change one thing at a time: the buffer, its restarts and a network free to bend decide; the step hardly matters."""
+    """Change one thing at a time: without the buffer, its restarts or a network free to bend, nothing works."""
     config = replace(run.config, width=max(run.config.width // 4, 16))
-    config = replace(config, batch_size=config.batch_size // 2, n_chains=config.n_chains // 4)
+    config = replace(config, batch_size=max(config.batch_size // 2, 1), n_chains=config.n_chains // 4)
     config, n_updates = replace(config, learning_rate=2 * config.learning_rate), 4 * config.n_short // 3
     changes = {
         "as it is": {},
@@ -1046,7 +1073,7 @@ def section_ablations(run):
     ax.barh(list(scores), means, xerr=errors, color=["tab:blue"] + ["tab:orange"] * (len(scores) - 1), capsize=4)
     ax.axvline(means[0], color="tab:blue", ls=":")
     ax.invert_yaxis()
-    title = f"one change each ({config.n_seeds} networks, {n_updates} updates): the buffer and its restarts decide"
+    title = f"one change each ({config.n_seeds} networks, {n_updates} updates): some break it, some hardly matter"
     ax.set(title=title, xlabel="Fréchet distance of samples from noise")
     run.figure(fig, "changes")
 
@@ -1056,23 +1083,27 @@ def section_ablations(run):
 #
 #     p(x | y) = exp(-E(x, y))/Z(y)            two phases within each class: chains keep the class they were born with.  (5)
 #
-# Every Z(y) stays unknown, so argmin E(x, y) is no classifier in theory: Bayes' rule needs the Z's. Measured beside it.
+# Every Z(y) stays unknown, so argmin E(x, y) is no classifier: Bayes' rule needs the Z's, and nothing fixes their ratios. On
+# one seed it may do as well as the judge, on the next far worse (try --seed 1). And asked for even classes, the model is
+# spared what the unconditional one gets wrong: hold it against a mixture whose classes are made even, too.
 
 
 def section_conditional(run):
-    """One more input asks for a class: an independent classifier checks whether the samples obey."""
+    """One more input asks for a class, and an independent classifier checks that the samples obey."""
     config, (x, x_test, y, y_test) = run.config, images(run)
     torch.manual_seed(run.seed)
     energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, 10).to(run.device)
     trainer = Trainer(energy, x, config, y).run(max(int(0.25 * config.n_updates), 2), "conditional")
     asked = torch.arange(config.n_samples, device=run.device) % 10
     drawn = draw(run, trainer.average, config.n_from_noise, y=asked)
-    net, accuracy = judge(run)
-    obeyed = (net(drawn).argmax(1) == asked).float()
+    accuracy = judge(run)[1]
+    obeyed = (classes(run, drawn) == asked).float()
     run.metric("asked_class_is_drawn", *mean_and_sem(obeyed), against=("the judge on real images", accuracy))
-    mixture = frechet_to_test(run, mixture_samples(run, config.n_samples))
-    run.metric("frechet", *frechet_and_sem(run, drawn), against=("the mixture, which sees no labels", mixture))
-    run.metric("two_sample_accuracy", *two_sample_accuracy(run, drawn), against=("cannot be told apart", 0.5))
+    mixture = mixture_samples(run, config.n_samples)
+    even = frechet_to_test(run, even_classes(run, mixture))
+    run.metric("frechet", *frechet_and_sem(run, drawn), against=("the mixture, classes made even", even))
+    told = two_sample_accuracy(run, mixture)[0]
+    run.metric("two_sample_accuracy", *two_sample_accuracy(run, drawn), against=("the mixture", told))
     with torch.no_grad():
         n = len(x_test)
         energies = trainer.average(x_test.repeat(10, 1)[None], torch.arange(10, device=run.device).repeat_interleave(n))
@@ -1124,8 +1155,9 @@ def section_scale(run):
     for name, energy in energies.items():
         seconds[name] = seconds_of(lambda energy=energy: energy.slope(x))
         run.metric(f"conv_slope_{name}_seconds", seconds[name])
-        error = (energy.slope(x) - x - exact).norm() / exact.norm()
-        run.metric(f"conv_slope_{name}_error", error, against=("float32", 0), within=0.02)
+        if energy is not plain:
+            error = (energy.slope(x) - x - exact).norm() / exact.norm()
+            run.metric(f"conv_slope_{name}_error", error, against=("float32", 0), within=0.02)
 
     def short(n_updates, path=None, resume=None):
         torch.manual_seed(run.seed)
@@ -1166,9 +1198,11 @@ def joined_ranks():
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group()  # nccl on a GPU, gloo on a CPU
+    n_gpus = torch.cuda.device_count()
+    if n_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % n_gpus)
+    own = n_gpus >= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # nccl wants a GPU for each process
+    dist.init_process_group("cpu:gloo,cuda:nccl" if own else "gloo")
     for name in set(SECTIONS) - {"digits"}:
         del SECTIONS[name]
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,6 @@
 """Make the README's table of results and its pictures: python docs/results.py
 
-Runs module 07's digits and its long run for the seeds 0, 1 and 2 into outputs/results (about 6 minutes on two CPU cores;
+Runs module 07's digits and its long run for the seeds 0, 1 and 2 into outputs/results (about 7 minutes;
 what lies there already is used), writes the table between the README's marks, and copies seed 0's samples and animation.
 """
 
@@ -37,6 +37,7 @@ ROWS = [  # what it is, the metric, the number that stands beside it and what th
         "new real images",
     ),
     ("Fréchet distance after 5,000 steps", "longrun/frechet_after_5000", ("", ""), ""),
+    ("Fréchet distance after 10,000 steps", "longrun/frechet_after_10000", ("", ""), ""),
     ("accuracy of the judging classifier", "digits/classifier_accuracy", ("", ""), ""),
     ("training, seconds", "digits/training_seconds", ("digits/mixture_seconds", "value"), "mixture"),
 ]

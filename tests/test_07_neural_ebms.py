@@ -302,6 +302,14 @@ def test_the_slope_by_autograd_is_the_gradient_and_leaves_those_of_the_weights_a
     assert all(p.grad is None for p in energy.parameters())
 
 
+def test_gradients_are_clipped_where_channels_come_last_too():
+    config = tiny(architecture="conv", precision="bfloat16", max_gradient=1e-3)
+    trainer = m.Trainer(rough(m.build(config), 0.1), torch.randn(9, 64), config)
+    trainer.update(1e-3)
+    norm = torch.cat([p.grad.flatten() for p in trainer.energy.parameters()]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
 @pytest.mark.parametrize("architecture", ["conv", "residual"])
 def test_half_precision_is_for_the_slope_of_convolutions_only(architecture):
     half = m.build(tiny(architecture=architecture, precision="bfloat16"))
@@ -712,7 +720,9 @@ def test_denoising_gains_what_the_exact_posterior_mean_gains(monkeypatch):
     v, s = 0.5, 0.6
     monkeypatch.setattr(m, "images", lambda run: (None, v**0.5 * torch.randn(40, 4000), None, None))
     for a, error in ((1e-9, s**2), (1 / (v + s**2), v * s**2 / (v + s**2))):
-        assert m.denoising_db(None, Gaussian(a), s) == pytest.approx(10 * math.log10(2**2 / error), abs=0.05)
+        expected = pytest.approx(10 * math.log10(2**2 / error), abs=0.05)
+        assert m.denoising_db(a_run(None), Gaussian(a), s) == expected
+        assert m.denoising_db(a_run(None), Gaussian(0.1 * a), s, temperature=0.1) == expected  # ∇E/T
 
 
 def test_the_mixture_to_compare_with_resembles_the_images_and_comes_shuffled(run):
@@ -788,7 +798,16 @@ def checkpoint(tmp_path_factory):
     return (folder / "c.pt").read_bytes()
 
 
-SETTINGS = ["dataset", "split", "architecture", "width", "sigma", "batch_size", "n_chains"]  # else it is another training
+SETTINGS = [
+    "dataset",
+    "split",
+    "architecture",
+    "width",
+    "sigma",
+    "data_noise",
+    "batch_size",
+    "n_chains",
+]  # else it is another training
 
 
 class Code:
