@@ -471,3 +471,42 @@ def test_unadjusted_langevin_is_stable_below_a_step_of_four_variances_and_not_ab
 def test_nce_survives_odds_that_overflow_an_exponential():
     log_p, is_data = torch.tensor([[1e4, -1e4, 1e4, -1e4]]), torch.tensor([[True, True, False, False]])
     torch.testing.assert_close(m.nce_gradient(log_p, torch.zeros(1, 4), is_data, 1), torch.tensor([[0.0, 0.5, -0.5, 0.0]]))
+
+
+# Flags
+
+
+@pytest.mark.parametrize(("section", "flag", "least"), [("nce", "n-samples", 50), ("trainers", "n-grid", 12)])
+def test_too_few_are_refused_in_one_line(section, flag, least, tmp_path):
+    with pytest.raises(SystemExit) as refusal:
+        m.main(["--smoke", "--section", section, f"--{flag}", str(least - 1), "--out", str(tmp_path)])
+    assert str(refusal.value).startswith(f"{section} needs --{flag} {least} at least")
+    assert "\n" not in str(refusal.value)
+
+
+def test_nce_without_a_minimum_ends_in_one_line(monkeypatch, tmp_path):
+    def singular(*arguments):
+        return torch.linalg.solve(torch.zeros(2, 2), torch.ones(2))
+
+    monkeypatch.setattr(m, "nce_fit", singular)
+    with pytest.raises(SystemExit, match="more --n-samples may cure it$"):
+        m.main(["--smoke", "--section", "nce", "--out", str(tmp_path)])
+
+
+def test_one_repeat_claims_no_tolerance(tmp_path, capsys):
+    m.main(["--smoke", "--section", "objectives", "--n-repeats", "1", "--out", str(tmp_path)])
+    variances = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  variance_sliced")]
+    assert len(variances) == 2
+    assert not any("within" in line for line in variances)
+
+
+def test_mixtures_of_the_tables_find_the_clusters_that_one_gaussian_blurs():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((300, 2)) * 0.3 + 2.0 * (rng.integers(2, size=(300, 1)) * 2 - 1)
+    run = m.Run(m.Config(n_samples=200, n_table_steps=2), 0, "cpu", None, False)
+    scores, _ = m.table_scores(run, [(z[:200], z[200:])])
+    assert list(scores) == ["gaussian", "mixture_diag", "mixture_tied", "nce", "dsm"]
+    exact = math.log(0.5) - 1 - math.log(2 * math.pi * 0.09)  # minus the entropy of two far round clusters
+    for kind in ("diag", "tied"):
+        assert scores[f"mixture_{kind}"][0].mean() == pytest.approx(exact, abs=0.3)
+    assert scores["gaussian"][0].mean() < exact - 2
