@@ -872,7 +872,7 @@ def section_truth2d(run):
     axes[0].axhline(0, color="k", ls="--")
     axes[0].set(title="the loss: both end near 0", xlabel="update", ylabel="contrastive loss")
     axes[1].set(title="the exact gap tells who learns", xlabel="update", ylabel="KL(data || model), nats", yscale="log")
-    axes[1].legend(loc="upper right", bbox_to_anchor=(1, 0.7))
+    axes[1].legend(loc="lower left")
     run.figure(fig, "likelihood")
 
 
