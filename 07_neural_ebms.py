@@ -350,9 +350,8 @@ def build(config):
         return AutoEncoderEnergy(1, math.prod(shape), config.width, config.sigma)
     if config.architecture == "mlp":
         return Energy(mlp(math.prod(shape), config.width))
-    energy = Energy(
-        {"conv": conv, "residual": residual}[config.architecture](shape), precision=getattr(torch, config.precision)
-    )
+    trunk = conv(shape) if config.architecture == "conv" else residual(shape)
+    energy = Energy(trunk, precision=getattr(torch, config.precision))
     return energy.to(memory_format=torch.channels_last if config.precision == "bfloat16" else torch.contiguous_format)
 
 
@@ -476,9 +475,10 @@ class Trainer:
         gradients = [p.grad for p in self.energy.parameters()]  # not reshaped: of channels_last that would be a copy
         norm = sum(g.reshape(self.n_networks, -1).square().sum(1) for g in gradients).sqrt()
         shorter = (self.config.max_gradient / norm).clamp(max=1)
-        torch._foreach_mul_(
-            gradients, [shorter.view(-1, *[1] * (g.dim() - 1)) if self.n_networks > 1 else shorter for g in gradients]
-        )
+        if self.n_networks > 1:  # stacked along the first axis
+            torch._foreach_mul_(gradients, [shorter.view(-1, *[1] * (g.dim() - 1)) for g in gradients])
+        else:
+            torch._foreach_mul_(gradients, [shorter] * len(gradients))
         return norm
 
     def run(self, n_updates, label, save=None):
@@ -499,26 +499,15 @@ class Trainer:
 # killed run leaves the last checkpoint or the one before it, never half of one. With several processes each has chains and
 # a random state of its own; the first collects them.
 
-SAME = (
-    "dataset",
-    "split",
-    "architecture",
-    "width",
-    "sigma",
-    "data_noise",
-    "batch_size",
-    "n_chains",
-)  # else it is another training
+# a training with another of these is another training
+SAME = ("dataset", "split", "architecture", "width", "sigma", "data_noise", "batch_size", "n_chains")
 
 
 def save_checkpoint(trainer, path):
     """Write the trainer's state to `path`, whole or not at all; every rank calls it, the first writes."""
-    own, device = (
-        {"chains": trainer.buffer.chains, "at": trainer.buffer.at, "random": torch.get_rng_state()},
-        trainer.x.device,
-    )
-    if device.type == "cuda":
-        own["random_cuda"] = torch.cuda.get_rng_state(device)
+    own = {"chains": trainer.buffer.chains, "at": trainer.buffer.at, "random": torch.get_rng_state()}
+    if trainer.x.device.type == "cuda":
+        own["random_cuda"] = torch.cuda.get_rng_state(trainer.x.device)
     ranks = [own]
     if dist.is_initialized():
         ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -562,7 +551,7 @@ def load_checkpoint(trainer, path):
 @functools.cache
 @torch.random.fork_rng()
 def trained(run):
-    """The training of `digits`, shared by three sections: (the trainer, its seconds), with --checkpoint and --resume."""
+    """The training of `digits`, shared with `longrun`: (the trainer, its seconds), with --checkpoint and --resume."""
     config, rank = run.config, dist.get_rank() if dist.is_initialized() else 0
     if config.checkpoint:  # fail before the training, not after it
         if Path(config.checkpoint).is_dir():
@@ -578,7 +567,8 @@ def trained(run):
     try:
         trainer.run(config.n_updates, config.dataset, save)
     except Diverged as error:
-        kept = f"; {config.checkpoint} is the last good state" if config.checkpoint else ""
+        written = config.checkpoint and trainer.step >= config.checkpoint_every
+        kept = f"; {config.checkpoint} is the last good state" if written else ""
         sys.exit(f"{error}{kept}; a smaller --step-size or --learning-rate may cure it")
     return trainer, time.perf_counter() - start
 
@@ -695,9 +685,8 @@ def section_loop(run):
         none = ("no denoising", -20 * math.log10(config.data_noise / 2))
         run.metric(f"{name}_denoising_db", denoising_db(run, energy, config.data_noise), against=none)
         if temperature != 1:
-            run.metric(
-                f"{name}_denoising_db_of_e_over_t", denoising_db(run, energy, config.data_noise, temperature), against=none
-            )
+            scaled = denoising_db(run, energy, config.data_noise, temperature)
+            run.metric(f"{name}_denoising_db_of_e_over_t", scaled, against=none)
         gap = np.subtract(*np.array(trainers[name].history).T[:2])
         run.metric(f"{name}_mean_gap", gap[len(gap) // 2 :].mean(), against=("chains that keep up", 0))
 
@@ -926,9 +915,8 @@ def section_digits(run):
     run.metric("frechet_buffer", frechet_to_test(run, buffer), against=("from noise", frechet[0]))
     run.metric("frechet_mixture", frechet_to_test(run, mixture), against=("from noise", frechet[0]))
     for name, part in (("from_noise", drawn), ("mixture", mixture)):
-        run.metric(
-            f"frechet_{name}_even_classes", frechet_to_test(run, even_classes(run, part)), against=("real images", floor)
-        )
+        even = frechet_to_test(run, even_classes(run, part))
+        run.metric(f"frechet_{name}_even_classes", even, against=("real images", floor))
     for name, part in (("", drawn), ("_mixture", mixture), ("_real", x_test)):
         run.metric("two_sample_accuracy" + name, *two_sample_accuracy(run, part), against=("cannot be told apart", 0.5))
     run.metric("class_entropy", class_entropy(run, drawn), against=("real images", class_entropy(run, x_test)))
@@ -946,9 +934,8 @@ def section_digits(run):
 
     fig, axes = plt.subplots(1, 3, figsize=(13, 4), layout="tight")
     picks = drawn[:24]
-    pairs = torch.cat(
-        [torch.cat(rows) for rows in zip(picks.split(8), x[torch.cdist(picks, x).argmin(1)].split(8), strict=True)]
-    )
+    nearest = x[torch.cdist(picks, x).argmin(1)]
+    pairs = torch.stack([picks.unflatten(0, (-1, 8)), nearest.unflatten(0, (-1, 8))], 1).flatten(0, 2)
     show_images(axes[0], pairs, SHAPES[config.dataset], 8, "samples; below each, the nearest training image")
     for (name, values), colour in zip(distances.items(), ("tab:orange", "tab:blue"), strict=True):
         axes[1].hist(values.cpu().numpy(), 25, density=True, histtype="step", lw=2, color=colour, label=name)
@@ -958,7 +945,7 @@ def section_digits(run):
         share = torch.bincount(classes(run, part), minlength=10) / len(part)
         colour = ("tab:blue", "tab:orange", "0.6")[i]
         axes[2].bar(np.arange(10) + 0.28 * (i - 1), share.cpu().numpy(), 0.26, color=colour, label=label)
-    axes[2].set(title="classes, by the judge", xlabel="class", ylabel="share", xticks=range(10))
+    axes[2].set(title="what is off: the classes' shares", xlabel="class", ylabel="share", xticks=range(10))
     axes[2].set_ylim(0, 1.5 * axes[2].get_ylim()[1])
     axes[2].legend()
     run.figure(fig, "copies_and_classes")
@@ -1018,7 +1005,7 @@ def section_longrun(run):
     axes[1].axis("on")
     means, errors = zip(*scores.values(), strict=True)
     axes[2].barh([name.replace("_", " ") for name in scores], means, xerr=errors, color="tab:orange")
-    axes[2].set(title=f"temperature during {n_steps} steps from noise", xlabel="Fréchet distance")
+    axes[2].set(title=f"T = 1, as in training, is best ({n_steps} steps)", xlabel="Fréchet distance")
     run.figure(fig, "drift")
 
 
@@ -1115,7 +1102,7 @@ def section_conditional(run):
     share = [obeyed[asked == k].mean().item() for k in range(10)]
     axes[1].bar(range(10), share, color="tab:orange", label="samples that the judge puts in the class asked for")
     axes[1].axhline(accuracy, color="k", ls="--", label="the judge on real test images")
-    axes[1].set(title="does it draw what it is asked for?", xlabel="class", ylabel="share", ylim=(0, 1.3), xticks=range(10))
+    axes[1].set(title="it draws what it is asked for", xlabel="class", ylabel="share", ylim=(0, 1.3), xticks=range(10))
     axes[1].legend()
     run.figure(fig, "classes")
 
@@ -1175,7 +1162,9 @@ def section_scale(run):
 
     fig, ax = plt.subplots(figsize=(8, 4), layout="tight")
     ax.barh([name.replace("_", " ") for name in seconds], [1e3 * s for s in seconds.values()], color="tab:orange")
-    ax.set(title=f"input gradient of a convolutional energy, {n} colour images", xlabel="milliseconds")
+    faster = seconds["float32"] / seconds["bfloat16_channels_last"]
+    ax.set(title=f"convolutions at half the width: {faster:.1f} times as fast here")
+    ax.set(xlabel=f"input gradient of a convolutional energy, {n} colour images (milliseconds)")
     run.figure(fig, "precision")
 
 
