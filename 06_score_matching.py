@@ -723,9 +723,8 @@ def blurred_gradient(networks, x_data, progress, widest=2.0, narrowest=0.05):
 
 # Each entry is name: label, then for the two with chains kernel, moves an update and acceptance; without chains: learning
 # rate and share of n_steps. Steps differ between trainers, so seconds are printed beside the gaps. Score matching and
-# sliced SM get few steps on purpose: more steps lower the Fisher divergence of 8 Gaussians and *raise* the gap. All mass
-# then sits in the empty middle, where no datum tells E anything. (5 times the steps in 8 trainings: Fisher from about 1
-# to below 0.22 in all, the gap up in 7, to 6 to 50 nats. How deep the well is at the end of few steps is chance, too.)
+# sliced SM get few steps on purpose: more of them (try --n-steps 4000) lower the Fisher divergence of 8 Gaussians and leave
+# the gap at many nats, since the mass sits in the empty middle, where no datum tells E anything; how deep is chance.
 TRAINERS = {
     "langevin": ("Langevin ML", mala_step, 3, 0.6),
     "hmc": ("HMC ML", hmc_step, 1, 0.65),
