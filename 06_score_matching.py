@@ -27,14 +27,19 @@ Sources  Hyvarinen (2005); Vincent (2011); Song et al. (2019); Gutmann & Hyvarin
 
 import argparse
 import contextlib
+import errno
 import json
 import math
+import os
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, get_args, get_type_hints
+
+if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not in sys.modules:
+    del os.environ["MPLBACKEND"]  # a notebook's, inherited by what it starts
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,7 +52,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
 from torch.nn.functional import silu
-from tqdm import trange
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -498,7 +503,7 @@ def train(networks, gradient, n_steps, rate, label, clip=None, b2=0.99):
     """Adam with a cosine-annealed rate on gradient(networks, progress in [0, 1]) -> list; ends at the averaged weights."""
     adam = Adam(networks.parameters, clip)
     torch.set_flush_denormal(True)  # silu of far negative numbers is subnormal: a CPU is several times slower on those
-    for step in trange(n_steps, desc=label, disable=None):
+    for step in Progress(range(n_steps), label):
         adam.step(gradient(networks, step / n_steps), rate * 0.5 * (1 + math.cos(math.pi * step / n_steps)), b2=b2)
     torch.set_flush_denormal(False)
     adam.use_average()
@@ -658,7 +663,7 @@ def train_by_chains(networks, data, config, n_steps, kernel, n_moves, acceptance
     log_z, adam = math.log(2 * math.pi * networks.std**2), Adam(networks.parameters, clip=1.0)
     energy = networks.passes(x)[0]
     torch.set_flush_denormal(True)  # as in train
-    for step in trange(n_steps, desc=kernel.__name__[:-5], disable=None):
+    for step in Progress(range(n_steps), kernel.__name__[:-5]):
         # one pass at the new parameters weighs the chains, starts their next move, and gives eq. (5)
         old, (energy, gradient, layers) = energy, networks.signals(torch.cat([data.sample(b)[None], x], 1))
         energy, gradient = energy[:, b:], gradient[:, b:]
@@ -1185,6 +1190,64 @@ SECTIONS = {
 # %% Running the module: the same lines in all ten
 
 
+# Copied from 01_ebm_foundations.py: in_notebook
+def in_notebook():
+    """Whether this file runs as cells: a kernel is there, whose command line is not ours and which shows figures itself."""
+    return "ipykernel" in sys.modules or "__file__" not in globals()
+
+
+# Copied from 01_ebm_foundations.py: echo
+def echo(line=""):
+    """Print a line at once; a reader that went away (`| head`) ends the printing and not the run."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: a broken pipe on Windows
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Copied from 02_hopfield_networks.py: Progress
+class Progress(tqdm):
+    """A bar on a terminal; elsewhere (a pipe, a file) a line about every 20 seconds."""
+
+    def __init__(self, iterable, label, **options):
+        super().__init__(iterable, desc=label, disable=None, **options)
+        self.label, self.first = label, options.get("initial", 0)
+
+    def __iter__(self):
+        last = time.monotonic()
+        for done, item in enumerate(super().__iter__(), self.first + 1):
+            yield item
+            if self.disable and time.monotonic() - last > 20:
+                echo(f"  ... {self.label}: {done} of {self.total}")
+                last = time.monotonic()
+
+
+# Copied from 01_ebm_foundations.py: to_numpy
+def to_numpy(x):
+    """A tensor as matplotlib, SciPy and scikit-learn want it: without gradient, on the CPU, a NumPy array."""
+    return torch.as_tensor(x).detach().cpu().numpy()
+
+
+# Copied from 01_ebm_foundations.py: must_be_finite
+def must_be_finite(what, *values):
+    """End the run in one line if numbers that leave a training or a sampler are not finite."""
+    if not all(torch.as_tensor(value).isfinite().all() for value in values):
+        sys.exit(f"{what} diverged: not every number is finite; a smaller learning rate or step size may cure it")
+
+
+# Copied from 01_ebm_foundations.py: put_in_place
+def put_in_place(partial, path):
+    """Rename a file that is written whole; where a scanner holds it for a moment (Windows), wait up to 1.5 seconds."""
+    for patience in (0.1, 0.2, 0.4, 0.8):
+        with contextlib.suppress(PermissionError):
+            partial.replace(path)
+            return
+        time.sleep(patience)
+    partial.replace(path)
+
+
 # Copied from 01_ebm_foundations.py: Run
 class Run:
     """One run: its settings, what it measured, and the folder `out` that figures and metrics go to."""
@@ -1193,21 +1256,30 @@ class Run:
         self.config, self.seed, self.device, self.out, self.show = config, seed, torch.device(device), out, show
         self.section, self.metrics, self.section_seconds = "", {}, {}
 
+    def begin(self, section, sentence):
+        """Open a section: what the lecture says in it, and the head of its table."""
+        self.section = section
+        echo(f"\n[{section}] {sentence}\n  {'':<44}{'measured':>12}{'std. error':>12}   beside it")
+
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
         stands beside it; `within`, how close to the reference it must be."""
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
-        line = f"  {name:<34}{entry['value']:>11.5g}" + ("" if sem is None else f" +- {entry['sem']:.2g}")
+        line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
             entry |= {"against": against[0], "reference": float(against[1])}
             line += f"   {against[0]}: {entry['reference']:.5g}"
         if within is not None:
             entry |= {"within": float(within), "ok": abs(entry["value"] - entry["reference"]) <= float(within)}
             line += f" (within {entry['within']:.2g}: {'ok' if entry['ok'] else 'OFF'})"
-        print(line)
+        echo(line.rstrip())
         if not all(math.isfinite(number) for number in entry.values() if not isinstance(number, str)):
             sys.exit(f"[{self.section}] {name} is not finite: the run diverged; a smaller step or rate may cure it")
         self.metrics[f"{self.section}/{name}"] = entry
+
+    def say(self, sentence):
+        """Print what the numbers decide, in words."""
+        echo(f"  => {sentence}")
 
     @contextlib.contextmanager
     def whole(self, name):
@@ -1215,7 +1287,7 @@ class Run:
         partial = self.out / f".partial-{name}"
         try:
             yield partial
-            partial.replace(self.out / name)
+            put_in_place(partial, self.out / name)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -1226,6 +1298,28 @@ class Run:
         if self.show:
             plt.show()
         plt.close(fig)
+
+    def save(self):
+        """Write metrics.json: the settings, and every number so far."""
+        record = {"config": asdict(self.config), "seed": self.seed, "device": str(self.device), "torch": torch.__version__}
+        record |= {"seconds": sum(self.section_seconds.values()), "section_seconds": self.section_seconds}
+        with self.whole("metrics.json") as path:
+            path.write_text(json.dumps(record | {"metrics": self.metrics}, indent=2), encoding="utf-8")
+        echo(f"\n{record['seconds']:.1f} s; figures and metrics.json are in {self.out}")
+
+
+# Copied from 01_ebm_foundations.py: working_device
+def working_device(name):
+    """The device to compute on; `auto`: the GPU if it really computes, else the CPU. ValueError if `name` cannot."""
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.ones(2, 2, device=wanted).mm(torch.ones(2, 2, device=wanted)).sum().item()
+    except (RuntimeError, AssertionError) as error:  # no such device, or one that this build of torch has no code for
+        if name != "auto":
+            raise ValueError(f"no {name} device here that computes; try --device cpu") from None
+        echo(f"a GPU is seen and cannot compute ({str(error).splitlines()[0]}): the CPU goes on without it")
+        return "cpu"
+    return wanted
 
 
 # Copied from 01_ebm_foundations.py: parse_args
@@ -1246,7 +1340,7 @@ def parse_args(argv=None):
         flag, default, choices = f"--{name.replace('_', '-')}", getattr(Config, name), get_args(hint.__origin__) or None
         help_text = f"{hint.__metadata__[0]} (default {default})"
         parser.add_argument(flag, type=type(default), choices=choices, help=help_text)
-    args = parser.parse_args(argv)
+    args = parser.parse_args([] if argv is None and in_notebook() else argv)
 
     given = {name: value for name, value in vars(args).items() if hasattr(Config, name) and value is not None}
     for name, value in given.items():
@@ -1256,14 +1350,12 @@ def parse_args(argv=None):
         parser.error(f"--seed must be between 0 and 2^32 - 1, not {args.seed}")
     if args.show and plt.get_backend().lower() == "agg":
         parser.error("--show needs a display, and there is none here")
-    if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=args.device)
+        args.device = working_device(args.device)
         args.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=args.out).close()
-    except (RuntimeError, AssertionError):
-        parser.error(f"no {args.device} device here; try --device cpu")
+    except ValueError as error:
+        parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write to {args.out}: {error.strerror}")
     return args, replace(Config(), **((SMOKE if args.smoke else {}) | given))
@@ -1273,26 +1365,34 @@ def parse_args(argv=None):
 def main(argv=None):
     """Run the chosen sections; their figures and metrics.json go to the output folder."""
     args, config = parse_args(argv)
-    run = Run(config, args.seed, args.device, args.out, args.show)
-    torch.set_num_threads(config.threads)
-    if not args.show:
-        plt.switch_backend("agg")
-    for name in SECTIONS if args.section == "all" else [args.section]:
-        print(f"\n[{name}] {SECTIONS[name].__doc__}", flush=True)
-        torch.manual_seed(args.seed)
-        run.section, start = name, time.perf_counter()
-        SECTIONS[name](run)
-        run.section_seconds[name] = time.perf_counter() - start
-    seconds = sum(run.section_seconds.values())
-    record = {"config": asdict(config), "seed": args.seed, "device": args.device, "torch": torch.__version__}
-    record |= {"seconds": seconds, "section_seconds": run.section_seconds, "metrics": run.metrics}
-    with run.whole("metrics.json") as path:
-        path.write_text(json.dumps(record, indent=2))
-    print(f"\n{seconds:.1f} s; figures and metrics.json are in {run.out}")
+    backend, threads = plt.get_backend(), torch.get_num_threads()
+    run = Run(config, args.seed, args.device, args.out, args.show or (in_notebook() and backend.lower() != "agg"))
+    for function in list(globals().values()):  # what an earlier run trained is not needed any more
+        getattr(function, "cache_clear", int)()
+    try:
+        torch.set_num_threads(config.threads)
+        if not run.show:
+            plt.switch_backend("agg")
+        for name in SECTIONS if args.section == "all" else [args.section]:
+            run.begin(name, SECTIONS[name].__doc__)
+            torch.manual_seed(args.seed)
+            start = time.perf_counter()
+            SECTIONS[name](run)
+            run.section_seconds[name] = time.perf_counter() - start
+        run.save()
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        sys.exit(f"[{run.section}] needs more memory than there is: smaller settings, please")
+    finally:  # a notebook goes on as it was
+        torch.set_num_threads(threads)
+        with contextlib.suppress(ImportError):
+            plt.switch_backend(backend)
 
 
 # Copied from 01_ebm_foundations.py: __main__
-if __name__ == "__main__" and "__file__" in globals():  # in a notebook, call main(["--section", "..."]) yourself
+if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
+    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

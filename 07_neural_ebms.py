@@ -20,6 +20,7 @@ Sources  Du & Mordatch (2019); Nijkamp et al. (2019, 2020); Tieleman (2008); Car
 import argparse
 import contextlib
 import copy
+import errno
 import functools
 import json
 import math
@@ -32,6 +33,9 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: scikit-learn's small fits are faster on one
+
+if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not in sys.modules:
+    del os.environ["MPLBACKEND"]  # a notebook's, inherited by what it starts
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -46,7 +50,7 @@ from sklearn.svm import SVC
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot, silu
 from torch.nn.utils.parametrizations import spectral_norm
-from tqdm import trange
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -141,9 +145,23 @@ def images(run):
     return x, x_test, *(torch.as_tensor(part, dtype=torch.int64, device=run.device) for part in (y, y_test))
 
 
+# Copied from 05_contrastive_divergence.py: own_random_stream
+def own_random_stream(train):
+    """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
+
+    @functools.wraps(train)
+    def trained(run, *args, **options):
+        device = run.device
+        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+        with torch.random.fork_rng(**others):
+            return train(run, *args, **options)
+
+    return trained
+
+
 @functools.cache
 @torch.enable_grad()
-@torch.random.fork_rng()
+@own_random_stream
 def judge(run):
     """The independent classifier x (N, d) -> logits (N, 10), trained on noisy images so that a little noise tells it
     nothing; and its accuracy on the test images."""
@@ -483,7 +501,7 @@ class Trainer:
 
     def run(self, n_updates, label, save=None):
         """Go on to update `n_updates`, the rate falling linearly to 0; save(self) every checkpoint_every updates."""
-        bar = trange(self.step, n_updates, initial=self.step, total=n_updates, desc=label, disable=None)
+        bar = Progress(range(self.step, n_updates), label, initial=self.step, total=n_updates)
         for step in bar:
             self.update(self.config.learning_rate * (1 - step / n_updates))
             if step % 50 == 0:
@@ -549,7 +567,7 @@ def load_checkpoint(trainer, path):
 
 
 @functools.cache
-@torch.random.fork_rng()
+@own_random_stream
 def trained(run):
     """The training of `digits`, shared with `longrun`: (the trainer, its seconds), with --checkpoint and --resume."""
     config, rank = run.config, dist.get_rank() if dist.is_initialized() else 0
@@ -634,8 +652,7 @@ def section_architectures(run):
         start = time.perf_counter()
         trainer = Trainer(energy.to(run.device), x, config).run(max(int(share * config.n_short), 2), name)
         run.metric(f"{name}_seconds", time.perf_counter() - start)
-        with torch.random.fork_rng():
-            drawn[name] = draw(run, trainer.average, config.n_from_noise // 5, n=n)
+        drawn[name] = own_random_stream(draw)(run, trainer.average, config.n_from_noise // 5, n=n)
         scores[name] = frechet_and_sem(run, drawn[name])
         run.metric(f"{name}_frechet", *scores[name])
     torch.manual_seed(run.seed)
@@ -816,7 +833,7 @@ def train_in_2d(run, weighted):
     def flat(y):
         return energy(y[None])[0]
 
-    for step in trange(config.n_2d, desc="weighted" if weighted else "restarts", disable=None):
+    for step in Progress(range(config.n_2d), "weighted" if weighted else "restarts"):
         data, optimiser.param_groups[0]["lr"] = eight_gaussians(400, run.device), 3e-3 * (1 - step / config.n_2d)
         loss = flat(data).mean() - (log_w.softmax(0) * flat(x)).sum()
         optimiser.zero_grad()
@@ -1207,6 +1224,64 @@ def joined_ranks():
 # %% Running the module: the same lines in all ten
 
 
+# Copied from 01_ebm_foundations.py: in_notebook
+def in_notebook():
+    """Whether this file runs as cells: a kernel is there, whose command line is not ours and which shows figures itself."""
+    return "ipykernel" in sys.modules or "__file__" not in globals()
+
+
+# Copied from 01_ebm_foundations.py: echo
+def echo(line=""):
+    """Print a line at once; a reader that went away (`| head`) ends the printing and not the run."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: a broken pipe on Windows
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Copied from 02_hopfield_networks.py: Progress
+class Progress(tqdm):
+    """A bar on a terminal; elsewhere (a pipe, a file) a line about every 20 seconds."""
+
+    def __init__(self, iterable, label, **options):
+        super().__init__(iterable, desc=label, disable=None, **options)
+        self.label, self.first = label, options.get("initial", 0)
+
+    def __iter__(self):
+        last = time.monotonic()
+        for done, item in enumerate(super().__iter__(), self.first + 1):
+            yield item
+            if self.disable and time.monotonic() - last > 20:
+                echo(f"  ... {self.label}: {done} of {self.total}")
+                last = time.monotonic()
+
+
+# Copied from 01_ebm_foundations.py: to_numpy
+def to_numpy(x):
+    """A tensor as matplotlib, SciPy and scikit-learn want it: without gradient, on the CPU, a NumPy array."""
+    return torch.as_tensor(x).detach().cpu().numpy()
+
+
+# Copied from 01_ebm_foundations.py: must_be_finite
+def must_be_finite(what, *values):
+    """End the run in one line if numbers that leave a training or a sampler are not finite."""
+    if not all(torch.as_tensor(value).isfinite().all() for value in values):
+        sys.exit(f"{what} diverged: not every number is finite; a smaller learning rate or step size may cure it")
+
+
+# Copied from 01_ebm_foundations.py: put_in_place
+def put_in_place(partial, path):
+    """Rename a file that is written whole; where a scanner holds it for a moment (Windows), wait up to 1.5 seconds."""
+    for patience in (0.1, 0.2, 0.4, 0.8):
+        with contextlib.suppress(PermissionError):
+            partial.replace(path)
+            return
+        time.sleep(patience)
+    partial.replace(path)
+
+
 # Copied from 01_ebm_foundations.py: Run
 class Run:
     """One run: its settings, what it measured, and the folder `out` that figures and metrics go to."""
@@ -1215,21 +1290,30 @@ class Run:
         self.config, self.seed, self.device, self.out, self.show = config, seed, torch.device(device), out, show
         self.section, self.metrics, self.section_seconds = "", {}, {}
 
+    def begin(self, section, sentence):
+        """Open a section: what the lecture says in it, and the head of its table."""
+        self.section = section
+        echo(f"\n[{section}] {sentence}\n  {'':<44}{'measured':>12}{'std. error':>12}   beside it")
+
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
         stands beside it; `within`, how close to the reference it must be."""
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
-        line = f"  {name:<34}{entry['value']:>11.5g}" + ("" if sem is None else f" +- {entry['sem']:.2g}")
+        line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
             entry |= {"against": against[0], "reference": float(against[1])}
             line += f"   {against[0]}: {entry['reference']:.5g}"
         if within is not None:
             entry |= {"within": float(within), "ok": abs(entry["value"] - entry["reference"]) <= float(within)}
             line += f" (within {entry['within']:.2g}: {'ok' if entry['ok'] else 'OFF'})"
-        print(line)
+        echo(line.rstrip())
         if not all(math.isfinite(number) for number in entry.values() if not isinstance(number, str)):
             sys.exit(f"[{self.section}] {name} is not finite: the run diverged; a smaller step or rate may cure it")
         self.metrics[f"{self.section}/{name}"] = entry
+
+    def say(self, sentence):
+        """Print what the numbers decide, in words."""
+        echo(f"  => {sentence}")
 
     @contextlib.contextmanager
     def whole(self, name):
@@ -1237,7 +1321,7 @@ class Run:
         partial = self.out / f".partial-{name}"
         try:
             yield partial
-            partial.replace(self.out / name)
+            put_in_place(partial, self.out / name)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -1248,6 +1332,28 @@ class Run:
         if self.show:
             plt.show()
         plt.close(fig)
+
+    def save(self):
+        """Write metrics.json: the settings, and every number so far."""
+        record = {"config": asdict(self.config), "seed": self.seed, "device": str(self.device), "torch": torch.__version__}
+        record |= {"seconds": sum(self.section_seconds.values()), "section_seconds": self.section_seconds}
+        with self.whole("metrics.json") as path:
+            path.write_text(json.dumps(record | {"metrics": self.metrics}, indent=2), encoding="utf-8")
+        echo(f"\n{record['seconds']:.1f} s; figures and metrics.json are in {self.out}")
+
+
+# Copied from 01_ebm_foundations.py: working_device
+def working_device(name):
+    """The device to compute on; `auto`: the GPU if it really computes, else the CPU. ValueError if `name` cannot."""
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.ones(2, 2, device=wanted).mm(torch.ones(2, 2, device=wanted)).sum().item()
+    except (RuntimeError, AssertionError) as error:  # no such device, or one that this build of torch has no code for
+        if name != "auto":
+            raise ValueError(f"no {name} device here that computes; try --device cpu") from None
+        echo(f"a GPU is seen and cannot compute ({str(error).splitlines()[0]}): the CPU goes on without it")
+        return "cpu"
+    return wanted
 
 
 # Copied from 01_ebm_foundations.py: parse_args
@@ -1268,7 +1374,7 @@ def parse_args(argv=None):
         flag, default, choices = f"--{name.replace('_', '-')}", getattr(Config, name), get_args(hint.__origin__) or None
         help_text = f"{hint.__metadata__[0]} (default {default})"
         parser.add_argument(flag, type=type(default), choices=choices, help=help_text)
-    args = parser.parse_args(argv)
+    args = parser.parse_args([] if argv is None and in_notebook() else argv)
 
     given = {name: value for name, value in vars(args).items() if hasattr(Config, name) and value is not None}
     for name, value in given.items():
@@ -1278,14 +1384,12 @@ def parse_args(argv=None):
         parser.error(f"--seed must be between 0 and 2^32 - 1, not {args.seed}")
     if args.show and plt.get_backend().lower() == "agg":
         parser.error("--show needs a display, and there is none here")
-    if args.device == "auto":
-        args.device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=args.device)
+        args.device = working_device(args.device)
         args.out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=args.out).close()
-    except (RuntimeError, AssertionError):
-        parser.error(f"no {args.device} device here; try --device cpu")
+    except ValueError as error:
+        parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write to {args.out}: {error.strerror}")
     return args, replace(Config(), **((SMOKE if args.smoke else {}) | given))
@@ -1295,26 +1399,34 @@ def parse_args(argv=None):
 def main(argv=None):
     """Run the chosen sections; their figures and metrics.json go to the output folder."""
     args, config = parse_args(argv)
-    run = Run(config, args.seed, args.device, args.out, args.show)
-    torch.set_num_threads(config.threads)
-    if not args.show:
-        plt.switch_backend("agg")
-    for name in SECTIONS if args.section == "all" else [args.section]:
-        print(f"\n[{name}] {SECTIONS[name].__doc__}", flush=True)
-        torch.manual_seed(args.seed)
-        run.section, start = name, time.perf_counter()
-        SECTIONS[name](run)
-        run.section_seconds[name] = time.perf_counter() - start
-    seconds = sum(run.section_seconds.values())
-    record = {"config": asdict(config), "seed": args.seed, "device": args.device, "torch": torch.__version__}
-    record |= {"seconds": seconds, "section_seconds": run.section_seconds, "metrics": run.metrics}
-    with run.whole("metrics.json") as path:
-        path.write_text(json.dumps(record, indent=2))
-    print(f"\n{seconds:.1f} s; figures and metrics.json are in {run.out}")
+    backend, threads = plt.get_backend(), torch.get_num_threads()
+    run = Run(config, args.seed, args.device, args.out, args.show or (in_notebook() and backend.lower() != "agg"))
+    for function in list(globals().values()):  # what an earlier run trained is not needed any more
+        getattr(function, "cache_clear", int)()
+    try:
+        torch.set_num_threads(config.threads)
+        if not run.show:
+            plt.switch_backend("agg")
+        for name in SECTIONS if args.section == "all" else [args.section]:
+            run.begin(name, SECTIONS[name].__doc__)
+            torch.manual_seed(args.seed)
+            start = time.perf_counter()
+            SECTIONS[name](run)
+            run.section_seconds[name] = time.perf_counter() - start
+        run.save()
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        sys.exit(f"[{run.section}] needs more memory than there is: smaller settings, please")
+    finally:  # a notebook goes on as it was
+        torch.set_num_threads(threads)
+        with contextlib.suppress(ImportError):
+            plt.switch_backend(backend)
 
 
 # Differs from 01_ebm_foundations.py: __main__ - under torchrun the processes train together
-if __name__ == "__main__" and "__file__" in globals():  # in a notebook, call main(["--section", "..."]) yourself
+if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
+    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         with joined_ranks():
             main()
