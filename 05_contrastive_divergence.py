@@ -38,6 +38,7 @@ if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not 
 
 import matplotlib.pyplot as plt
 import numpy as np
+import scipy.stats
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -914,6 +915,13 @@ def must_be_finite(what, *values):
     """End the run in one line if numbers that leave a training or a sampler are not finite."""
     if not all(torch.as_tensor(value).isfinite().all() for value in values):
         sys.exit(f"{what} diverged: not every number is finite; a smaller learning rate or step size may cure it")
+
+
+# Copied from 04_restricted_boltzmann_machines.py: tolerance
+def tolerance(sem, n, n_compared=1):
+    """How far the mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at
+    one false alarm in 10,000, shared by the `n_compared` of which the worst is judged, times sem. None for n < 2."""
+    return None if n < 2 else scipy.stats.t.isf(1e-4 / (2 * n_compared), n - 1) * sem
 
 
 # Copied from 01_ebm_foundations.py: put_in_place

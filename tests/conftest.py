@@ -34,3 +34,23 @@ def seeded():
     """Every test starts from the same random state, whatever ran before it, on one thread."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+def import_torchvision():
+    """torchvision.datasets, also where torchvision's compiled part does not load beside this build of torch.
+
+    Only after the import has failed are the operators declared that its Python part then asks for: where it succeeds they
+    are there already, and to declare them twice aborts the process.
+    """
+    try:
+        return importlib.import_module("torchvision.datasets")
+    except RuntimeError:  # operator torchvision::nms does not exist
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    import_torchvision.library = torch.library.Library("torchvision", "FRAGMENT")  # kept: its end would undo it
+    for schema in (
+        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    ):
+        import_torchvision.library.define(schema)
+    return importlib.import_module("torchvision.datasets")
