@@ -73,6 +73,14 @@ class Config:
     def __post_init__(self):
         if self.n_small > 20:
             sys.exit(f"--n-small must be at most 20, since 2^n states are enumerated, not {self.n_small}")
+        if self.learning_rate > 1e30:
+            sys.exit(
+                f"--learning-rate must be at most 1e30, the end of single precision being near, not {self.learning_rate}"
+            )
+        if self.learning_rate * self.weight_decay >= 1:
+            sys.exit("--learning-rate times --weight-decay must be below 1: beyond, decay turns the weights' signs")
+        if self.n_patches < 200:
+            sys.exit(f"--n-patches must be at least 200, to estimate the covariance of 64 pixels, not {self.n_patches}")
 
 
 SMOKE = {"n_hidden": 24, "n_small": 8, "n_updates": 60, "n_seeds": 2, "n_gibbs": 10, "n_patches": 1000}
@@ -95,16 +103,17 @@ def load_images(dataset):
         train, test = (MNIST("data", train=is_train, download=True) for is_train in (True, False))
         return train.data.flatten(1).numpy() / 255, test.data.flatten(1).numpy() / 255, train.targets, test.targets
     except Exception as error:  # torchvision raises many kinds
-        reason = (str(error) or repr(error)).splitlines()[0]
-        sys.exit(f"cannot load MNIST ({reason}): repair torchvision, the network or data/MNIST; or --dataset digits")
+        cause = " ".join((str(error) or repr(error)).split())[
+            -400:
+        ]  # torchvision names the cause last, on a line of its own
+        cure = "install a torchvision that fits torch" if "torchvision" in cause else "delete data/MNIST and try again"
+        sys.exit(f"cannot load MNIST ({cause}): {cure}, or use --dataset digits")
 
 
 @functools.cache
 def binary_images(run):
     """The run's data set: binary x_train (N, d), x_test on its device, y_train, y_test (numpy)."""
     x_train, x_test, y_train, y_test = load_images(run.config.dataset)
-    if run.config.batch_size > len(x_train):
-        sys.exit(f"--batch-size must be at most {len(x_train)}, the number of training images")
     rng = np.random.default_rng(0)
     cut = (lambda x: x > 0.5) if run.config.dataset == "digits" else (lambda x: rng.random(x.shape) < x)
     x_train, x_test = (torch.tensor(cut(x), dtype=torch.float32, device=run.device) for x in (x_train, x_test))
@@ -118,12 +127,21 @@ def mean_and_sem(values):
     return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
 
 
+def seeds_from(seed, n):
+    """n seeds from `seed` on, within what NumPy and scikit-learn take."""
+    return [(seed + i) % 2**32 for i in range(n)]
+
+
 def show_images(ax, images, n_columns, title, **imshow):
-    """Draw images (N, d) on one axis, a mosaic of `n_columns` columns with a gap between the tiles."""
-    side = math.isqrt(images.shape[1])
-    tiles = torch.nn.functional.pad(images.cpu().reshape(-1, side, side), (0, 1, 0, 1), value=float("nan"))
-    rows = [torch.cat(list(row), 1) for row in tiles.split(n_columns) if len(row) == n_columns]
-    ax.imshow(torch.cat(rows)[:-1, :-1].numpy(), **({"cmap": "gray_r", "vmin": 0, "vmax": 1} | imshow))
+    """Draw square images (N, d) on one axis, a mosaic of `n_columns` columns with a gap between the tiles."""
+    images, side = to_numpy(images), math.isqrt(images.shape[1])
+    if side**2 != images.shape[1]:
+        raise ValueError(f"images of {images.shape[1]} pixels are not square")
+    n_rows = -(-len(images) // n_columns)
+    tiles = np.full((n_rows * n_columns, side + 1, side + 1), np.nan)  # nan: the gaps, and the places that stay empty
+    tiles[: len(images), :side, :side] = images.reshape(-1, side, side)
+    mosaic = tiles.reshape(n_rows, n_columns, side + 1, side + 1).swapaxes(1, 2).reshape(n_rows * (side + 1), -1)
+    ax.imshow(mosaic[:-1, :-1], **({"cmap": "gray_r", "vmin": 0, "vmax": 1} | imshow))
     ax.set_title(title)
     ax.axis("off")
 
@@ -204,7 +222,8 @@ def exact_log_z(rbm):
 
 def product_probabilities(p, states):
     """Probability of each state (S, n) under each row of independent units p (A, n), (A, S)."""
-    return (p.log() @ states.T + (1 - p).log() @ (1 - states).T).exp()
+    log_p, log_q = (log.clamp(min=-1e4) for log in (p.log(), (-p).log1p()))  # at p = 0 or 1: 0 * inf would be nan
+    return (log_p @ states.T + log_q @ (1 - states).T).exp()
 
 
 def section_bipartite(run):
@@ -380,6 +399,8 @@ def log_odds(x):
 
 def minibatches(x, batch_size):
     """Endless batches (batch_size, d) of x, shuffled anew each epoch; an epoch's last, smaller batch is left out."""
+    if batch_size > len(x):
+        sys.exit(f"--batch-size must be at most {len(x)}, the rows to train on here, not {batch_size}")
     while True:
         yield from (part for part in x[torch.randperm(len(x))].split(batch_size) if len(part) == batch_size)
 
@@ -400,11 +421,25 @@ def train_rbm(rbm, x, config, history=None, **settings):
         if history is not None and update in marks:
             history.append((update, RBM(*(parameter.clone() for parameter in rbm))))
         trainer.step(batch, config.learning_rate * (1 - update / config.n_updates), config.weight_decay)
+    must_be_finite("RBM training", *rbm)
     return rbm
 
 
+def own_random_stream(train):
+    """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
+
+    @functools.wraps(train)
+    def trained(run, *args, **options):
+        device = run.device
+        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+        with torch.random.fork_rng(**others):
+            return train(run, *args, **options)
+
+    return trained
+
+
 @functools.cache
-@torch.random.fork_rng()  # sections print the same numbers alone and after the others
+@own_random_stream  # sections print the same numbers alone and after the others
 def trained_rbm(run, n_hidden, seed):
     """An RBM trained by PCD at the run's settings on its training images, and the seconds that took."""
     torch.manual_seed(seed)
@@ -545,7 +580,7 @@ def section_likelihood(run):
     run.metric("test_nats_mixture", *mixture, against=("independent pixels", chance))
     rows = {"independent pixels": (chance, 0.0), "mixture of 80\nBernoullis": mixture}  # mean and standard error
     for n_hidden, slowness in ((config.n_small, 1.8), (config.n_hidden, 2.5)):
-        seeds, start = range(run.seed, run.seed + config.n_seeds), time.perf_counter()
+        seeds, start = seeds_from(run.seed, config.n_seeds), time.perf_counter()
         peers = [sklearn_rbm(x_train, n_hidden, 0.03, 50, max(int(n_epochs / slowness), 1), seed) for seed in seeds]
         peer_seconds = (time.perf_counter() - start) / config.n_seeds
         ours, seconds = zip(*(trained_rbm(run, n_hidden, seed) for seed in seeds), strict=True)
@@ -563,7 +598,7 @@ def section_likelihood(run):
             published = config.dataset == "mnist" and n_hidden == 500
             against = ("CD-25, Salakhutdinov & Murray 2008", -86.34) if published else ("independent pixels", chance)
             run.metric(f"test_nats_{name}", *mean_and_sem(nats), against=against)
-            if n_hidden > config.n_small:
+            if n_hidden > config.n_small and config.n_ais_chains > 1:
                 run.metric(f"ais_standard_error_{name}", max(errors), against=("spread of the trainings", np.std(nats)))
 
     fig, ax = plt.subplots(figsize=(9, 4.6))
@@ -593,7 +628,8 @@ def section_likelihood(run):
             ax.annotate(f"{share:.0%}", (n_temps, mean), (7, 7), textcoords="offset points")
         best = likelihood - log_z.item()
         if n_hidden <= config.n_small:
-            run.metric(f"ais_log_z_{n_hidden}_hidden", log_z, sem, ("exact", exact_log_z(rbm)), max(4 * sem, 1e-3))
+            if len(log_w) > 1:
+                run.metric(f"ais_log_z_{n_hidden}_hidden", log_z, sem, ("exact", exact_log_z(rbm)), max(4 * sem, 1e-3))
             best = likelihood - exact_log_z(rbm).item()
         ax.axhline(
             best, color="k", ls="--", label="exact" if n_hidden <= config.n_small else "all chains, most temperatures"
@@ -629,6 +665,7 @@ def train_discriminatively(rbm, x, y, n_updates, batch_size=100, learning_rate=0
         for parameter, velocity, gradient in zip(parameters, velocities, gradients, strict=True):
             velocity.mul_(momentum).sub_(gradient, alpha=learning_rate * (1 - update / n_updates))
             parameter.data.add_(velocity)
+    must_be_finite("training of the classifier", *parameters)
     return RBM(*(parameter.detach() for parameter in parameters))
 
 
@@ -638,11 +675,11 @@ def section_features(run):
     x_train, y_train, n_classes = x_train[:5000], y_train[:5000], 10  # enough for the lesson, also on MNIST
     rbm, _ = trained_rbm(run, config.n_hidden, run.seed)
     codes = {"pixels": (x_train, x_test), "RBM features": (rbm.p_hidden(x_train), rbm.p_hidden(x_test))}
-    codes = {name: (train.cpu().numpy(), test.cpu().numpy()) for name, (train, test) in codes.items()}
+    codes = {name: tuple(to_numpy(x).astype(float) for x in pair) for name, pair in codes.items()}
     sizes, n_draws, scores = (1, 3, 10, 30, 100), 5, {name: [] for name in codes}
     for n_labels in sizes:
         splits = StratifiedShuffleSplit(n_draws, train_size=n_labels * n_classes, random_state=run.seed)
-        draws = [chosen for chosen, _ in splits.split(x_train.cpu(), y_train)]
+        draws = [chosen for chosen, _ in splits.split(y_train, y_train)]
         for name, (train, test) in codes.items():
             fitted = [LogisticRegression(max_iter=1000).fit(train[i], y_train[i]) for i in draws]
             scores[name].append(mean_and_sem([classifier.score(test, y_test) for classifier in fitted]))
@@ -728,10 +765,10 @@ def section_inpainting(run):
 
     by_large, sample = inpaint_by_gibbs(large, x.repeat(n_repeats, 1), known, run.config.n_gibbs)
     by_large = by_large.reshape(n_repeats, *x.shape).mean(0)
-    neighbours = KNeighborsRegressor(10).fit(x_train[:, known].cpu(), x_train[:, ~known].cpu())
+    neighbours = KNeighborsRegressor(10).fit(to_numpy(x_train[:, known]), to_numpy(x_train[:, ~known]))
     guesses = {
         "pixel_means": x_train.mean(0)[~known].expand(len(x), -1),
-        "nearest_neighbours": torch.tensor(neighbours.predict(x[:, known].cpu()), device=run.device),
+        "nearest_neighbours": torch.tensor(neighbours.predict(to_numpy(x[:, known])), device=run.device),
         f"exact_{run.config.n_small}_hidden": exact[:, ~known],
         f"gibbs_{run.config.n_hidden}_hidden": by_large[:, ~known],
     }
@@ -824,6 +861,7 @@ def train_gaussian_rbm(x, n_hidden, n_updates, batch_size=100, learning_rate=0.0
                 second.lerp_(gradient**2, 0.001)
                 mean, square = first / (1 - 0.9 ** (update + 1)), second / (1 - 0.999 ** (update + 1))
                 parameter.sub_(mean / (square.sqrt() + 1e-8), alpha=learning_rate * (1 - update / n_updates))
+    must_be_finite("Gaussian RBM training", *rbm)
     return GaussianRBM(*(parameter.detach() for parameter in rbm))
 
 
@@ -839,14 +877,17 @@ def section_gaussian(run):
     log_det = -variances.log().sum().item() / 2  # of the map from raw to white
 
     n_small, n_updates = run.config.n_small, max(run.config.n_updates // 4, 1)
-    rbms = {"raw": train_gaussian_rbm(raw, n_small, n_updates), "white": train_gaussian_rbm(white, n_small, n_updates)}
-    train, test, center = raw.cpu().numpy(), raw_test.cpu().numpy(), mean.cpu().numpy()
+    rbms = {
+        name: train_gaussian_rbm(x, n_small, n_updates, run.config.batch_size)
+        for name, x in (("raw", raw), ("white", white))
+    }
+    train, test, center = (to_numpy(x).astype(float) for x in (raw, raw_test, mean))
     nats = {
         "RBM, raw": (-rbms["raw"].free_energy(raw_test) - rbms["raw"].exact_log_z()).cpu(),
         "RBM, white": (-rbms["white"].free_energy(white_test) - rbms["white"].exact_log_z()).cpu() + log_det,
         "independent pixels": norm(center, train.std(0)).logpdf(test).sum(1),
         f"PCA, {n_small} axes": PCA(n_small).fit(train).score_samples(test),
-        "one Gaussian": multivariate_normal(center, covariance.cpu().numpy()).logpdf(test),
+        "one Gaussian": multivariate_normal(center, to_numpy(covariance)).logpdf(test),
         "mixture of 4 Gaussians": GaussianMixture(4, reg_covar=1e-4, random_state=run.seed).fit(train).score_samples(test),
     }
     nats = dict(sorted(((name, mean_and_sem(values)) for name, values in nats.items()), key=lambda row: row[1][0]))
@@ -899,7 +940,7 @@ def section_dbn(run):
     """A second layer improves the first a little, in the bound as the theorem says and in exact likelihood."""
     config, (x_train, x_test, y_train, y_test) = run.config, binary_images(run)
     nats = {"one layer": [], "bound,\ntop untrained": [], "bound,\ntop trained": [], "two layers,\nexact": []}
-    for seed in range(run.seed, run.seed + config.n_seeds):
+    for seed in seeds_from(run.seed, config.n_seeds):
         first, _ = trained_rbm(run, config.n_small, seed)
         top = RBM(first.W.T.clone(), first.c.clone(), first.b.clone())
         log_z = exact_log_z(first)
@@ -922,8 +963,8 @@ def section_dbn(run):
         codes.append(tuple(layer.p_hidden(code) for code in codes[-1]))
     accuracies = []
     for train, test in codes:
-        classifier = LogisticRegression(max_iter=2000).fit(train.cpu(), y_train[:5000])
-        accuracies.append(classifier.score(test.cpu(), y_test))
+        classifier = LogisticRegression(max_iter=2000).fit(to_numpy(train).astype(float), y_train[:5000])
+        accuracies.append(classifier.score(to_numpy(test).astype(float), y_test))
     for name, accuracy in zip(("layer_1", "layer_2"), accuracies[1:], strict=True):
         run.metric(f"accuracy_{name}", accuracy, against=("on pixels", accuracies[0]))
 

@@ -155,7 +155,8 @@ def all_states(n):
 # Copied from 04_restricted_boltzmann_machines.py: product_probabilities
 def product_probabilities(p, states):
     """Probability of each state (S, n) under each row of independent units p (A, n), (A, S)."""
-    return (p.log() @ states.T + (1 - p).log() @ (1 - states).T).exp()
+    log_p, log_q = (log.clamp(min=-1e4) for log in (p.log(), (-p).log1p()))  # at p = 0 or 1: 0 * inf would be nan
+    return (log_p @ states.T + log_q @ (1 - states).T).exp()
 
 
 # Copied from 04_restricted_boltzmann_machines.py: log_odds
@@ -523,6 +524,7 @@ def digits_split(run):
     return [torch.tensor(part, dtype=torch.float32, device=run.device) for part in (x_train, x_valid, x_test)]
 
 
+# Copied from 04_restricted_boltzmann_machines.py: own_random_stream
 def own_random_stream(train):
     """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
 

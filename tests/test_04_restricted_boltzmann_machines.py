@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import load
+from conftest import import_torchvision, load
 from scipy.integrate import dblquad
 from torch.nn.functional import softplus
 
@@ -368,16 +368,7 @@ def test_digits_split_is_stratified_grey_and_reproducible():
 def mnist(tmp_path, monkeypatch):
     """The real torchvision loader on small IDX files, in an empty working folder; returns the folder of the files."""
     monkeypatch.chdir(tmp_path)
-    library = torch.library.Library("torchvision", "FRAGMENT")  # its compiled part may not load beside a CPU torch
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
-            library.define(schema)
-    from torchvision.datasets import MNIST
-
-    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # no network in tests
+    monkeypatch.setattr(import_torchvision().MNIST, "mirrors", ["http://127.0.0.1:9/"])  # no network in tests
     folder, rng = tmp_path / "data" / "MNIST" / "raw", np.random.default_rng(0)
     folder.mkdir(parents=True)
     for name, n in (("train", 300), ("t10k", 60)):
@@ -409,6 +400,9 @@ def test_a_damaged_or_missing_data_set_is_one_clear_line(mnist, damage):
         m.load_images("mnist")
     assert str(stop.value.code).startswith("cannot load MNIST (")
     assert str(stop.value.code).count("\n") == 0
+    assert "data/MNIST" in str(stop.value.code)
+    if damage == "missing":  # the cause, which torchvision prints on a line of its own
+        assert "127.0.0.1" in str(stop.value.code) or "refused" in str(stop.value.code)
 
 
 def test_torchvision_that_does_not_import_is_one_clear_line(monkeypatch, tmp_path):
@@ -420,6 +414,60 @@ def test_torchvision_that_does_not_import_is_one_clear_line(monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_batch_larger_than_the_data_is_one_clear_line(tmp_path):
-    with pytest.raises(SystemExit, match="--batch-size must be at most 1437"):
-        m.main(["--smoke", "--batch-size", "5000", "--section", "training", "--out", str(tmp_path)])
+# Settings that make no sense, and those that only look so: one clear line, or a result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("--section training --batch-size 5000", "--batch-size must be at most 1437"),
+        ("--section gaussian --n-patches 99", "--n-patches must be at least 200"),
+        ("--section gaussian --n-patches 200 --batch-size 250", "--batch-size must be at most 200"),
+        ("--section training --learning-rate 1e31", "--learning-rate must be at most"),
+        ("--section training --learning-rate 1e6 --weight-decay 1", "times --weight-decay must be below 1"),
+        ("--section training --n-small 21", "--n-small must be at most 20"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_line(arguments, line, tmp_path):
+    """An endless loop (a batch that never comes), scikit-learn's traceback, an overflow."""
+    with pytest.raises(SystemExit, match=line) as stop:
+        m.main(["--smoke", *arguments.split(), "--out", str(tmp_path)])
+    assert "\n" not in stop.value.code
+
+
+def test_a_training_that_diverges_says_so(tmp_path, monkeypatch):
+    """Before scikit-learn sees the numbers."""
+    monkeypatch.setattr(m.ContrastiveDivergence, "step", lambda self, *_: self.rbm.W.fill_(math.inf))
+    with pytest.raises(SystemExit, match="RBM training diverged") as stop:
+        m.main(["--smoke", "--section", "features", "--out", str(tmp_path)])
+    assert "\n" not in stop.value.code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--section training --n-hidden 7 --n-small 3",
+        "--section gaussian --n-small 3 --n-patches 200",
+        "--section likelihood --seed 4294967295 --n-seeds 1 --n-ais-chains 1",
+    ],
+)
+def test_few_units_one_chain_and_the_last_seed_run(arguments, tmp_path):
+    """Figures of whatever there is; derived seeds stay in range; a mean of one has no spread."""
+    m.main(["--smoke", "--n-updates", "5", *arguments.split(), "--out", str(tmp_path)])
+
+
+def test_images_that_are_not_square_are_refused_and_a_last_row_is_drawn():
+    ax = m.plt.figure().subplots()
+    m.show_images(ax, torch.ones(5, 9), 3, "five")
+    shown = ax.images[0].get_array()
+    assert shown.shape == (7, 11)
+    assert (np.nan_to_num(shown.filled(np.nan)) == 1).sum() == 5 * 9
+    with pytest.raises(ValueError, match="not square"):
+        m.show_images(ax, torch.ones(4, 12), 2, "twelve pixels")
+    m.plt.close("all")
+
+
+def test_product_probabilities_of_certain_units():
+    p = torch.tensor([[1.0, 0.0, 0.25]])
+    expected = [1.0 * (s[0] == 1) * (s[1] == 0) * (0.25 if s[2] else 0.75) for s in states(3)]
+    torch.testing.assert_close(m.product_probabilities(p, states(3).float())[0], torch.tensor([float(e) for e in expected]))
