@@ -149,7 +149,8 @@ def show_images(ax, images, n_columns, title, **imshow):
 # %% 1. The bipartite trick
 # Collect in E all that concerns h_j: -h_j (c_j + (v W)_j). Given v, the hidden units do not meet: p(h | v) is a product
 # of the logistic factors of eq. (2), and a whole layer is sampled at once. Summing each h_j out of exp(-E) gives
-#     Σ_h exp(-E(v, h)) = exp(b·v) Π_j (1 + exp(c_j + (v W)_j)) = exp(-F(v)),
+#     Σ_h exp(-E(v, h)) = exp(b·v) Σ_h Π_j exp(h_j (c_j + (v W)_j))
+#                       = exp(b·v) Π_j (1 + exp(c_j + (v W)_j)) = exp(-F(v)),
 # which is eq. (3): p(v) without its 2^m hidden states. What is left of the price is Z, a sum over one layer.
 
 
@@ -220,64 +221,128 @@ def exact_log_z(rbm):
     return torch.cat(parts).logsumexp(0)
 
 
+def exact_log_likelihood(rbm, x):
+    """The mean log likelihood (nats) of x (N, d)."""
+    return -rbm.free_energy(x).mean() - exact_log_z(rbm)
+
+
+def exact_joint(rbm):
+    """p(v, h) as a table (2^d, 2^m), and log Z, from eq. (1) alone: every state of both layers."""
+    v, h = (all_states(len(bias)).to(bias) for bias in (rbm.b, rbm.c))
+    minus_e = -torch.stack([rbm.energy(v, state.expand(len(v), -1)) for state in h], 1)
+    log_z = minus_e.logsumexp((0, 1))
+    return (minus_e - log_z).exp(), log_z
+
+
 def product_probabilities(p, states):
     """Probability of each state (S, n) under each row of independent units p (A, n), (A, S)."""
     log_p, log_q = (log.clamp(min=-1e4) for log in (p.log(), (-p).log1p()))  # at p = 0 or 1: 0 * inf would be nan
     return (log_p @ states.T + log_q @ (1 - states).T).exp()
 
 
-def section_bipartite(run):
-    """No connection within a layer: conditionals factorise, hidden units sum out, whole layers are sampled at once."""
-    d, m, n_chains, n_sweeps = 6, 4, 20000, 30
+def exact_gibbs_kernel(rbm):
+    """Block Gibbs as a Markov kernel, (2^d, 2^d): K(v, v') = Σ_h p(h | v) p(v' | h). Its powers say how far a chain is."""
+    v, h = (all_states(len(bias)).to(bias) for bias in (rbm.b, rbm.c))
+    return product_probabilities(rbm.p_hidden(v), h) @ product_probabilities(rbm.p_visible(h), v)
+
+
+def total_variation(p, q):
+    """Half the sum of |p - q| over the last axis."""
+    return (p - q).abs().sum(-1) / 2
+
+
+def state_shares(v):
+    """How often each of the 2^d states of `all_states` occurs among v (..., N, d), as shares (..., 2^d)."""
+    d = v.shape[-1]
+    return one_hot((v @ 2.0 ** torch.arange(d).to(v)).long(), 2**d).to(v).mean(-2)
+
+
+def two_mode_rbm(d, m):
+    """An RBM with random weights that finds v and its mirror image 1 - v equally likely: two modes at least."""
     weights = 2 * torch.randn(d, m)
-    rbm = RBM(weights, -weights.sum(1) / 2, -weights.sum(0) / 2)  # as likely as its mirror image: two modes at least
-    v, h = all_states(d), all_states(m)
+    return RBM(weights, -weights.sum(1) / 2, -weights.sum(0) / 2)
 
-    minus_e = -torch.stack([rbm.energy(v, state.expand(len(v), m)) for state in h], 1)  # the whole joint, (2^d, 2^m)
-    log_z = minus_e.logsumexp((0, 1))
-    p_joint = (minus_e - log_z).exp()
-    p_v = p_joint.sum(1)
-    p_hidden = p_joint @ h / p_v.unsqueeze(1)
-    run.metric("log_z", exact_log_z(rbm), against=("sum over all 2^10 states", log_z), within=1e-4)
-    run.metric("p_hidden_max_error", (rbm.p_hidden(v) - p_hidden).abs().max(), against=("exact", 0), within=1e-4)
-    free_energy_error = rbm.free_energy(v) + minus_e.logsumexp(1)
-    run.metric("free_energy_max_error", free_energy_error.abs().max(), against=("exact", 0), within=1e-4)
 
-    # Block Gibbs as a Markov kernel K(v, v') = Σ_h p(h | v) p(v' | h): its powers say how far a chain has come.
-    kernel = product_probabilities(rbm.p_hidden(v), h) @ product_probabilities(rbm.p_visible(h), v)
-    start = torch.eye(2**d)[:1]  # all chains begin at v = 0
-    chains, row, exact_tv, measured_tv = torch.zeros(n_chains, d), start, [], []
+class Closed(NamedTuple):
+    """Eq. (2), eq. (3) and log Z beside the enumerated joint: log Z twice, and the largest errors."""
+
+    log_z: float
+    joint_log_z: float
+    p_hidden_error: float
+    free_energy_error: float
+
+
+def check_closed_forms(rbm):
+    """Whether the closed forms of a small RBM equal sums over all states of both layers."""
+    v, (joint, log_z) = all_states(len(rbm.b)), exact_joint(rbm)
+    p_hidden = joint @ all_states(len(rbm.c)) / joint.sum(1, keepdim=True)
+    free_energy = -joint.sum(1).log() - log_z
+    errors = (
+        (closed - summed).abs().max().item()
+        for closed, summed in ((rbm.p_hidden(v), p_hidden), (rbm.free_energy(v), free_energy))
+    )
+    return Closed(exact_log_z(rbm).item(), log_z.item(), *errors)
+
+
+class Forgetting(NamedTuple):
+    """Gibbs chains from v = 0: their shares at the end (2^d,), p(v), and total variation to p(v) after each sweep."""
+
+    shares: torch.Tensor
+    p_v: torch.Tensor
+    measured: list
+    exact: list
+    floor: float  # of a perfect sampler, over repeats
+    floor_spread: float
+
+
+def forget_the_start(rbm, n_chains, n_sweeps):
+    """Total variation to p(v) of chains that all begin at v = 0, counted, and by powers of the exact kernel."""
+    p_v, kernel, d = exact_joint(rbm)[0].sum(1), exact_gibbs_kernel(rbm), len(rbm.b)
+    chains, row, measured, exact = torch.zeros(n_chains, d), torch.eye(2**d)[0], [], []
     for _ in range(n_sweeps):
         chains, row = gibbs(rbm, chains, 1), row @ kernel
-        counts = torch.bincount((chains @ 2.0 ** torch.arange(d)).long(), minlength=2**d)
-        measured_tv.append((counts / n_chains - p_v).abs().sum().item() / 2)
-        exact_tv.append((row[0] - p_v).abs().sum().item() / 2)
+        measured.append(total_variation(state_shares(chains), p_v).item())
+        exact.append(total_variation(row, p_v).item())
     perfect = torch.multinomial(p_v, 50 * n_chains, replacement=True).reshape(50, n_chains)
-    perfect = torch.stack([(torch.bincount(draws, minlength=2**d) / n_chains - p_v).abs().sum() / 2 for draws in perfect])
-    floor = perfect.mean()
-    run.metric("gibbs_total_variation", measured_tv[-1], None, ("perfect sampler", floor), 4 * perfect.std())
+    floors = torch.stack([total_variation(torch.bincount(draws, minlength=2**d) / n_chains, p_v) for draws in perfect])
+    return Forgetting(state_shares(chains), p_v, measured, exact, floors.mean().item(), floors.std().item())
 
+
+def draw_forgetting(found, n_chains):
+    """The shares of the chains beside p(v), and total variation sweep by sweep."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), width_ratios=[1.6, 1])
-    left.bar(range(2**d), counts.numpy() / n_chains, color="tab:orange", label=f"{n_chains:,} Gibbs chains")
-    left.plot(p_v.numpy(), "k_", ms=7, mew=2, label="exact, by enumeration")
+    left.bar(range(len(found.p_v)), to_numpy(found.shares), color="tab:orange", label=f"{n_chains:,} Gibbs chains")
+    left.plot(to_numpy(found.p_v), "k_", ms=7, mew=2, label="exact, by enumeration")
     left.set(title="Block Gibbs sampling draws from p(v)", xlabel="visible state (64 of them)", ylabel="probability")
     left.legend()
-    sweeps = range(1, n_sweeps + 1)
-    right.semilogy(sweeps, measured_tv, "o", color="tab:orange", label="chains, counted")
-    right.semilogy(sweeps, exact_tv, "k--", label="exact: powers of the kernel")
-    right.axhline(floor.item(), color="gray", ls=":", label="perfect sampler, same count")
+    sweeps = range(1, len(found.measured) + 1)
+    right.semilogy(sweeps, found.measured, "o", color="tab:orange", label="chains, counted")
+    right.semilogy(sweeps, found.exact, "k--", label="exact: powers of the kernel")
+    right.axhline(found.floor, color="gray", ls=":", label="perfect sampler, same count")
     right.set(title="The start is forgotten geometrically", xlabel="sweeps", ylabel="total variation to p(v)")
-    right.set_ylim(bottom=floor.item() / 3)
+    right.set_ylim(bottom=found.floor / 3)
     right.legend()
-    run.figure(fig, "gibbs")
+    return fig
+
+
+def section_bipartite(run):
+    """No connection within a layer: conditionals factorise, hidden units sum out, whole layers are sampled at once."""
+    rbm, n_chains = two_mode_rbm(6, 4), 20000
+    closed, found = check_closed_forms(rbm), forget_the_start(rbm, n_chains, 30)
+    run.metric("log Z, one layer summed out (nats)", closed.log_z, None, ("all 2^10 states", closed.joint_log_z), 1e-4)
+    run.metric("P(h = 1 | v): largest error", closed.p_hidden_error, None, ("enumeration", 0), 1e-4)
+    run.metric("free energy: largest error (nats)", closed.free_energy_error, None, ("enumeration", 0), 1e-4)
+    against = ("perfect sampler", found.floor)
+    run.metric("30 sweeps: total variation to p(v)", found.measured[-1], None, against, 4 * found.floor_spread)
+    run.figure(draw_forgetting(found, n_chains), "gibbs")
 
 
 # %% 2. Contrastive divergence by hand
 # log p(v) = -F(v) - log Z. From eq. (3), ∂F/∂W = -v ĥ(v)ᵀ, ∂F/∂b = -v, ∂F/∂c = -ĥ(v); and, as for every energy model,
-#     ∂ log Z/∂W = Σ_v' p(v') (-∂F(v')/∂W) = E_{v'~p}[v' ĥ(v')ᵀ].
+#     ∂ log Z/∂W = (1/Z) Σ_v ∂ exp(-F(v))/∂W = Σ_v p(v) (-∂F(v)/∂W) = E_{v~p}[v ĥ(v)ᵀ].
 # The gradient of the mean log likelihood is a positive phase, averaged over data, minus a negative phase, averaged over
-# the model: eq. (4). CD-k (Hinton 2002) puts k Gibbs sweeps from the data in the place of the model; persistent CD
-# (Tieleman 2008) lets chains of its own run on from update to update, while the model changes slowly under them.
+# the model: eq. (4). CD-k (Hinton 2002) puts k Gibbs sweeps from the data in the place of the model. Persistent CD (Younes
+# 1989, 1999; for RBMs Tieleman 2008) lets chains of its own run on, while the model changes slowly under them.
 
 
 def phase(rbm, v, weight=None):
@@ -292,8 +357,26 @@ def likelihood_gradient(rbm, v_data, v_model, weight=None):
     return RBM(*(plus - minus for plus, minus in zip(phase(rbm, v_data), phase(rbm, v_model, weight), strict=True)))
 
 
+def train_by_cd(rbm, batches, learning_rate, k=1):
+    """CD-k as it is written in books: climb eq. (4) on each x (B, d) of `batches`; returns the trained RBM."""
+    for x in batches:
+        gradient = likelihood_gradient(rbm, x, gibbs(rbm, x, k))
+        rbm = RBM(*(parameter + learning_rate * change for parameter, change in zip(rbm, gradient, strict=True)))
+    return rbm
+
+
+def train_by_pcd(rbm, batches, learning_rate, k=1):
+    """Persistent CD-k: the same, but the chains go on from where the last update left them."""
+    chains = None
+    for x in batches:
+        chains = gibbs(rbm, x if chains is None else chains, k)
+        gradient = likelihood_gradient(rbm, x, chains)
+        rbm = RBM(*(parameter + learning_rate * change for parameter, change in zip(rbm, gradient, strict=True)))
+    return rbm
+
+
 class ContrastiveDivergence:
-    """CD-k or persistent CD-k on an RBM, in place, in three matrix products an update (for k = 1, persistent).
+    """The same in place, fast: CD-k or persistent CD-k in three matrix products an update (for k = 1, persistent).
 
     Data and chains share one product v -> h and one signed outer product. A chain rests in its hidden state h, so that
     an update begins with h -> v, and the statistics pair each v with the ĥ(v) that it implies, as eq. (4) asks.
@@ -343,48 +426,74 @@ class ContrastiveDivergence:
                 parameter.add_(velocity)
 
 
-def section_cd(run):
-    """The gradient by hand equals autograd's, and CD-k turns towards the exact gradient as k grows."""
-    d, m, n_machines, n_data, n_chains, ks = 8, 5, 10, 200, 5000, (1, 2, 4, 8, 16)
-    v, errors, cosines = all_states(d).double(), {"exact": [], "cd": []}, []
+def exact_likelihood_gradient(rbm, x):
+    """The gradient of the mean log likelihood of x (N, d), its negative phase summed over all 2^d states."""
+    v = all_states(len(rbm.b)).to(x)
+    return likelihood_gradient(rbm, x, v, (-rbm.free_energy(v)).softmax(0))
+
+
+def exact_autograd(objective, rbm):
+    """The gradient of objective(rbm) in the parameters, by autograd, as an RBM."""
+    leaves = RBM(*(parameter.clone().requires_grad_() for parameter in rbm))
+    return RBM(*torch.autograd.grad(objective(leaves), leaves))
+
+
+class Gradients(NamedTuple):
+    """Machine by machine: the largest differences from autograd, and the cosine (n, len(ks)) of CD-k with the truth."""
+
+    exact_error: float
+    cd_error: float
+    cosines: torch.Tensor
+    phases: tuple  # of the last machine: data, model, difference, each (d, m)
+
+
+def compare_gradients(n_machines, ks, d=8, m=5, n_data=200, n_chains=5000):
+    """Random machines on data of other random machines: the gradient by hand, by autograd, and by CD-k."""
+    shapes, errors, cosines = ((d, m), (d,), (m,)), {"exact": [], "cd": []}, []
     for _ in range(n_machines):
-        shapes = (d, m), (d,), (m,)
-        x = gibbs(RBM(*(2 * torch.randn(shape).double() for shape in shapes)), v[:1].repeat(n_data, 1), 100)
+        source = RBM(*(2 * torch.randn(shape).double() for shape in shapes))
+        x = gibbs(source, torch.zeros(n_data, d).double(), 100)
         rbm = RBM(*(1.5 * torch.randn(shape).double() for shape in shapes))
         chains = [gibbs(rbm, x.repeat(n_chains // n_data, 1), k) for k in ks]
-        by_cd = [likelihood_gradient(rbm, x, x_model) for x_model in chains]
-        p_model = (-rbm.free_energy(v)).softmax(0)
-        exact = likelihood_gradient(rbm, x, v, p_model)
-        cosines.append([torch.cosine_similarity(gradient.W.flatten(), exact.W.flatten(), 0) for gradient in by_cd])
+        by_cd, exact = [likelihood_gradient(rbm, x, x_model) for x_model in chains], exact_likelihood_gradient(rbm, x)
+        cosines.append(torch.stack([torch.cosine_similarity(guess.W.flatten(), exact.W.flatten(), 0) for guess in by_cd]))
+        autograd = {  # samples are constants to the gap of free energies: no gradient flows through them
+            "exact": exact_autograd(lambda rbm, x=x: exact_log_likelihood(rbm, x), rbm),
+            "cd": exact_autograd(lambda rbm, x=x, v=chains[0]: rbm.free_energy(v).mean() - rbm.free_energy(x).mean(), rbm),
+        }
+        for name, by_hand in (("exact", exact), ("cd", by_cd[0])):
+            errors[name] += [(a - g).abs().max().item() for a, g in zip(by_hand, autograd[name], strict=True)]
+    positive = phase(rbm, x).W
+    return Gradients(max(errors["exact"]), max(errors["cd"]), torch.stack(cosines), (positive, positive - exact.W, exact.W))
 
-        leaves = RBM(*(parameter.requires_grad_() for parameter in rbm))
-        log_likelihood = -leaves.free_energy(x).mean() - (-leaves.free_energy(v)).logsumexp(0)
-        gap = leaves.free_energy(chains[0]).mean() - leaves.free_energy(x).mean()  # samples are constants: no gradient
-        for name, by_hand, objective in (("exact", exact, log_likelihood), ("cd", by_cd[0], gap)):
-            by_autograd = torch.autograd.grad(objective, leaves)
-            errors[name] += [(a - g).abs().max().item() for a, g in zip(by_hand, by_autograd, strict=True)]
-    run.metric("exact_gradient_error", max(errors["exact"]), against=("autograd through log Z", 0), within=1e-6)
-    run.metric("cd_gradient_error", max(errors["cd"]), against=("autograd of the free-energy gap", 0), within=1e-6)
-    cosines = [mean_and_sem(values) for values in zip(*cosines, strict=True)]
-    for k, (mean, sem) in zip(ks, cosines, strict=True):
-        run.metric(f"cosine_cd_{k}", mean, sem, against=("exact gradient", 1))
 
+def draw_phases(found, ks):
+    """Both phases of one machine in one colour scale, their difference in its own, and the cosines."""
     fig, axes = plt.subplots(1, 4, figsize=(13.5, 3.6), width_ratios=[1, 1, 1, 1.4], layout="constrained")
-    phases = {
-        "positive phase:\ndata": phase(rbm, x).W,
-        "negative phase:\nmodel, exact": phase(rbm, v, p_model).W,
-        "difference:\nthe gradient in W": exact.W,
-    }
-    for ax, (title, image) in zip(axes, phases.items(), strict=False):
-        limit = image.abs().max().item()
-        drawn = ax.imshow(image.detach().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    titles = "positive phase:\ndata", "negative phase:\nmodel, exact", "difference:\nthe gradient in W"
+    images = [to_numpy(image) for image in found.phases]
+    limits = [max(abs(images[0]).max(), abs(images[1]).max())] * 2 + [abs(images[2]).max()]
+    for ax, title, image, limit in zip(axes, titles, images, limits, strict=False):
+        drawn = ax.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
         ax.set(title=title, xlabel="hidden unit", ylabel="visible unit")
         fig.colorbar(drawn, ax=ax, shrink=0.8)
-    axes[3].errorbar(ks, *zip(*cosines, strict=True), fmt="o-", color="tab:orange", label="CD-k")
+    means, sems = zip(*(mean_and_sem(values) for values in found.cosines.T), strict=True)
+    axes[3].errorbar(ks, means, sems, fmt="o-", color="tab:orange", label="CD-k")
     axes[3].axhline(1, color="k", ls="--", label="exact gradient")
     axes[3].set(title="CD-k turns towards\nthe exact gradient", xlabel="Gibbs sweeps k", ylabel="cosine with it")
     axes[3].legend()
-    run.figure(fig, "phases")
+    return fig
+
+
+def section_cd(run):
+    """The gradient by hand equals autograd's, and CD-k turns towards the exact gradient as k grows."""
+    ks = (1, 2, 4, 8, 16)
+    found = compare_gradients(10, ks)
+    run.metric("exact gradient: largest error", found.exact_error, None, ("autograd through log Z", 0), 1e-6)
+    run.metric("CD-1 gradient: largest error", found.cd_error, None, ("autograd of the free-energy gap", 0), 1e-6)
+    for k, values in zip(ks, found.cosines.T, strict=True):
+        run.metric(f"CD-{k}: cosine with the exact gradient", *mean_and_sem(values), against=("exact gradient", 1))
+    run.figure(draw_phases(found, ks), "phases")
 
 
 # %% 3. Training
@@ -449,55 +558,84 @@ def trained_rbm(run, n_hidden, seed):
     return rbm, time.perf_counter() - start
 
 
-def section_training(run):
-    """What each ingredient of the training does to the exact likelihood, and overfitting watched without Z."""
-    config, (x_train, x_test, *_) = run.config, binary_images(run)
-    short = replace(config, n_updates=max(config.n_updates // 4, 1))
-    recipes = {  # name: (settings, factor on the learning rate: momentum 0.9 multiplies the rate by 10)
-        "CD-1": ({"persistent": False}, 1.0),
-        "CD-10": ({"persistent": False, "k": 10}, 1.0),
-        "PCD-1": ({}, 1.0),
-        "PCD-1 + momentum": ({"momentum": 0.9}, 0.1),
-        "PCD-1 + sparsity": ({"sparsity": (0.2, 1.0)}, 1.0),
-    }
-    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.4))
-    for name, (settings, factor) in recipes.items():
+RECIPES = {  # name: (settings of the trainer, factor on the learning rate: momentum 0.9 multiplies the rate by 10)
+    "CD-1": ({"persistent": False}, 1.0),
+    "CD-10": ({"persistent": False, "k": 10}, 1.0),
+    "PCD-1": ({}, 1.0),
+    "PCD-1 + momentum": ({"momentum": 0.9}, 0.1),
+    "PCD-1 + sparsity": ({"sparsity": (0.2, 1.0)}, 1.0),
+}
+
+
+def compare_recipes(x_train, x_test, config):
+    """{recipe: (updates, curves)}: exact test log likelihood (seeds, 11) on the way of a quarter of the updates."""
+    short, found = replace(config, n_updates=max(config.n_updates // 4, 1)), {}
+    for name, (settings, factor) in RECIPES.items():
         curves = []
         for _ in range(config.n_seeds):
             history, recipe = [], replace(short, learning_rate=factor * short.learning_rate)
             train_rbm(fresh_rbm(x_train, config.n_small), x_train, recipe, history, **settings)
-            curves.append([(-rbm.free_energy(x_test).mean() - exact_log_z(rbm)).item() for _, rbm in history])
-        means, sems = zip(*map(mean_and_sem, zip(*curves, strict=True)), strict=True)
-        left.errorbar([update for update, _ in history], means, sems, fmt="o-", ms=4, label=name)
-        metric = "test_nats_" + name.lower().replace("-", "").replace(" + ", "_")
-        run.metric(metric, means[-1], sems[-1], against=("independent pixels", means[0]))
-    left.set(title=f"{config.n_small} hidden units: exact likelihood of five recipes", xlabel="updates")
-    left.set_ylabel("test log likelihood (nats)")
-    left.legend(fontsize=9)
+            curves.append([exact_log_likelihood(rbm, x_test).item() for _, rbm in history])
+        found[name] = [update for update, _ in history], curves
+    return found
 
-    for decay, color in ((config.weight_decay, "tab:blue"), (config.weight_decay / 100, "tab:red")):
+
+def watch_overfitting(x_train, x_test, config):
+    """{weight decay: (updates, gaps)}: F(test) - F(train) on the way, at the run's weight decay and at a hundredth."""
+    found = {}
+    for decay in (config.weight_decay, config.weight_decay / 100):
         history = []
         train_rbm(fresh_rbm(x_train, config.n_hidden), x_train, replace(config, weight_decay=decay), history)
         gaps = [(rbm.free_energy(x_test).mean() - rbm.free_energy(x_train).mean()).item() for _, rbm in history]
-        right.plot([update / 1000 for update, _ in history], gaps, "o-", ms=4, color=color, label=f"weight decay {decay:g}")
-        run.metric(f"free_energy_gap_decay_{decay:g}", gaps[-1], against=("no overfitting", 0))
+        found[decay] = [update for update, _ in history], gaps
+    return found
+
+
+def draw_training(recipes, overfitting, n_hidden):
+    """Likelihood of the recipes on the way, and the gap of free energies at two weight decays."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.4))
+    for name, (updates, curves) in recipes.items():
+        means, sems = zip(*map(mean_and_sem, zip(*curves, strict=True)), strict=True)
+        left.errorbar(updates, means, sems, fmt="o-", ms=4, label=name)
+    left.set(title=f"{n_hidden} hidden units: exact likelihood of five recipes", xlabel="updates")
+    left.set_ylabel("test log likelihood (nats)")
+    left.legend(fontsize=9)
+    for (decay, (updates, gaps)), color in zip(overfitting.items(), ("tab:blue", "tab:red"), strict=True):
+        right.plot(np.divide(updates, 1000), gaps, "o-", ms=4, color=color, label=f"weight decay {decay:g}")
     right.axhline(0, color="k", ls="--", label="no overfitting")
     right.set(title="Weight decay holds the overfitting down", xlabel="updates (thousands)")
     right.set_ylabel("F(test) - F(train) (nats)")
     right.legend()
-    run.figure(fig, "curves")
+    return fig
 
-    rbm, _ = trained_rbm(run, config.n_hidden, run.seed)
-    shown = x_test[:40]
-    fantasies = gibbs(rbm, bernoulli(torch.full_like(shown, 0.5)), config.n_gibbs)
+
+def draw_machine(rbm, images, reconstructions, fantasies, n_sweeps):
+    """Filters, images, their reconstructions, and samples of the model."""
     fig, axes = plt.subplots(1, 4, figsize=(13, 3.6))
     strongest = rbm.W.norm(dim=0).argsort(descending=True)[:40]
     limit = rbm.W[:, strongest].abs().max().item()
     show_images(axes[0], rbm.W[:, strongest].T, 8, "filters: columns of W", cmap="RdBu_r", vmin=-limit, vmax=limit)
-    show_images(axes[1], shown, 8, "test images")
-    show_images(axes[2], rbm.p_visible(rbm.p_hidden(shown)), 8, "their reconstructions")
-    show_images(axes[3], fantasies, 8, f"fantasies: from noise,\n{config.n_gibbs} Gibbs sweeps")
-    run.figure(fig, "images")
+    show_images(axes[1], images, 8, "test images")
+    show_images(axes[2], reconstructions, 8, "their reconstructions")
+    show_images(axes[3], fantasies, 8, f"fantasies: from noise,\n{n_sweeps} Gibbs sweeps")
+    return fig
+
+
+def section_training(run):
+    """What each ingredient of the training does to the exact likelihood, and overfitting watched without Z."""
+    config, (x_train, x_test, *_) = run.config, binary_images(run)
+    recipes = compare_recipes(x_train, x_test, config)
+    for name, (_, curves) in recipes.items():
+        start, end = (np.asarray(curves)[:, i] for i in (0, -1))
+        run.metric(f"test log likelihood, {name} (nats)", *mean_and_sem(end), ("independent pixels", start.mean()))
+    overfitting = watch_overfitting(x_train, x_test, config)
+    for decay, (_, gaps) in overfitting.items():
+        run.metric(f"F(test) - F(train), decay {decay:.3g} (nats)", gaps[-1], against=("no overfitting", 0))
+    run.figure(draw_training(recipes, overfitting, config.n_small), "curves")
+    rbm, _ = trained_rbm(run, config.n_hidden, run.seed)
+    fantasies = gibbs(rbm, bernoulli(torch.full_like(x_test[:40], 0.5)), config.n_gibbs)
+    reconstructions = rbm.p_visible(rbm.p_hidden(x_test[:40]))
+    run.figure(draw_machine(rbm, x_test[:40], reconstructions, fantasies, config.n_gibbs), "images")
 
 
 # %% 4. How good is it really?
@@ -537,70 +675,108 @@ def log_z_from_weights(log_w):
     return log_sum - math.log(n), ((1 / ess - 1 / n).clamp(min=0) * n / (n - 1)).sqrt(), ess
 
 
-def mixture_of_bernoullis(x_train, x_test, n_components, n_steps=60):
-    """Mean test log likelihood (nats) of a mixture of independent pixels, fitted by EM, one pseudo-count a pixel."""
-    responsibility = torch.rand(len(x_train), n_components, device=x_train.device).mul_(5).softmax(1)
+class BernoulliMixture(NamedTuple):
+    """Independent pixels, one set of probabilities a component."""
+
+    p: torch.Tensor  # (K, d)
+    log_prior: torch.Tensor  # (K,)
+
+    def log_joint(self, x):
+        """log p(x, k), (B, K)."""
+        return x @ self.p.log().T + (1 - x) @ (1 - self.p).log().T + self.log_prior
+
+
+def mixture_of_bernoullis(x, n_components, n_steps=60, pseudo_count=0.5):
+    """A BernoulliMixture fitted to x (N, d) by EM, `pseudo_count` added to the ones and to the zeros of each pixel."""
+    responsibility = torch.rand(len(x), n_components, device=x.device).mul_(5).softmax(1)
     for _ in range(n_steps):
         size = responsibility.sum(0)
-        p = (responsibility.T @ x_train + 0.5) / (size.unsqueeze(1) + 1)
-        log_prior = (size / size.sum()).log()
-
-        def log_joint(x, p=p, log_prior=log_prior):
-            return x @ p.log().T + (1 - x) @ (1 - p).log().T + log_prior
-
-        responsibility = log_joint(x_train).softmax(1)
-    return log_joint(x_test).logsumexp(1).mean().item()
+        p = (responsibility.T @ x + pseudo_count) / (size.unsqueeze(1) + 2 * pseudo_count)
+        mixture = BernoulliMixture(p, (size / size.sum()).log())
+        responsibility = mixture.log_joint(x).softmax(1)
+    return mixture
 
 
 def sklearn_rbm(x, n_hidden, learning_rate, batch_size, n_epochs, seed):
     """scikit-learn's BernoulliRBM fitted to x (N, d), as an RBM."""
     peer = BernoulliRBM(n_hidden, learning_rate=learning_rate, batch_size=batch_size, n_iter=n_epochs, random_state=seed)
-    peer.fit(x.cpu().numpy())
+    peer.fit(to_numpy(x))
     parameters = peer.components_.T.copy(), peer.intercept_visible_, peer.intercept_hidden_
     return RBM(*(torch.tensor(parameter, device=x.device) for parameter in parameters))
 
 
-def section_likelihood(run):
-    """Exact and annealed test log likelihoods, beside independent pixels, a mixture and scikit-learn's RBM."""
+class Scored(NamedTuple):
+    """A machine's mean test log likelihood (nats), the standard error of its log Z, and the effective share of chains."""
+
+    nats: float
+    sem: float
+    share: float
+
+
+def score(rbm, x, base_b, config):
+    """The mean log likelihood of x (N, d), exact for up to n_small hidden units, by AIS for more."""
+    if len(rbm.c) <= config.n_small:
+        return Scored(exact_log_likelihood(rbm, x).item(), 0.0, 1.0)
+    log_z, sem, ess = log_z_from_weights(ais(rbm, base_b, config.n_ais_chains, config.n_ais_temps))
+    return Scored((-rbm.free_energy(x).mean() - log_z).item(), sem.item(), ess.item() / config.n_ais_chains)
+
+
+class Peers(NamedTuple):
+    """One width of machine, trained here and by scikit-learn: lists of Scored, a seed each, and the seconds of both."""
+
+    ours: list
+    sklearns: list
+    seconds: float
+    sklearn_seconds: float
+
+
+def compare_with_sklearn(run, n_hidden, slowness):
+    """Peers of `n_hidden` units; scikit-learn gets the epochs that fit into our training time, rounded in its favour.
+
+    Its settings were chosen on validation data, as ours (tests/benchmarks/rbm_tuning.py)."""
     config, (x_train, x_test, *_) = run.config, binary_images(run)
+    n_epochs = max(int(config.n_updates * config.batch_size / len(x_train) / slowness), 1)
+    seeds, start = seeds_from(run.seed, config.n_seeds), time.perf_counter()
+    peers = [sklearn_rbm(x_train, n_hidden, 0.03, 50, n_epochs, seed) for seed in seeds]
+    peer_seconds = (time.perf_counter() - start) / config.n_seeds
+    rbms, seconds = zip(*(trained_rbm(run, n_hidden, seed) for seed in seeds), strict=True)
+    sklearns, ours = ([score(rbm, x_test, log_odds(x_train), config) for rbm in group] for group in (peers, rbms))
+    return Peers(ours, sklearns, float(np.mean(seconds)), peer_seconds)
+
+
+def independent_pixels(x_train, x_test):
+    """Mean test log likelihood (nats) of independent pixels at the rates of x_train."""
     base_b = log_odds(x_train)
-    chance = (x_test @ base_b - softplus(base_b).sum()).mean().item()
+    return (x_test @ base_b - softplus(base_b).sum()).mean().item()
 
-    def log_z_of(rbm):
-        """log Z, its standard error, and the effective share of the chains behind it."""
-        if len(rbm.c) <= config.n_small:
-            return exact_log_z(rbm).item(), 0.0, 1.0
-        log_z, sem, ess = log_z_from_weights(ais(rbm, base_b, config.n_ais_chains, config.n_ais_temps))
-        return log_z.item(), sem.item(), ess.item() / config.n_ais_chains
 
-    # scikit-learn's settings were chosen on validation data, as ours (tests/benchmarks/rbm_tuning.py); it gets the epochs
-    # that fit into our training time (tests/benchmarks/rbm.py), rounded in its favour.
-    n_epochs = config.n_updates * config.batch_size / len(x_train)
-    mixture = mean_and_sem([mixture_of_bernoullis(x_train, x_test, 80) for _ in range(config.n_seeds)])
-    run.metric("test_nats_mixture", *mixture, against=("independent pixels", chance))
-    rows = {"independent pixels": (chance, 0.0), "mixture of 80\nBernoullis": mixture}  # mean and standard error
-    for n_hidden, slowness in ((config.n_small, 1.8), (config.n_hidden, 2.5)):
-        seeds, start = seeds_from(run.seed, config.n_seeds), time.perf_counter()
-        peers = [sklearn_rbm(x_train, n_hidden, 0.03, 50, max(int(n_epochs / slowness), 1), seed) for seed in seeds]
-        peer_seconds = (time.perf_counter() - start) / config.n_seeds
-        ours, seconds = zip(*(trained_rbm(run, n_hidden, seed) for seed in seeds), strict=True)
-        run.metric(f"training_{n_hidden}_hidden_seconds", np.mean(seconds), against=("scikit-learn", peer_seconds))
-        for maker, rbms in (("scikit-learn", peers), ("this module", ours)):
-            name = f"{n_hidden}_hidden" + ("_sklearn" if maker == "scikit-learn" else "")
-            log_zs, errors, shares = zip(*map(log_z_of, rbms), strict=True)
-            if n_hidden > config.n_small:
-                run.metric(f"ais_effective_share_{name}", min(shares), against=("refused below", 0.1))
-            if min(shares) < 0.1:
-                echo(f"  test_nats_{name}: refused, its AIS rests on too few chains; raise --n-ais-temps")
-                continue
-            nats = [(-rbm.free_energy(x_test).mean()).item() - log_z for rbm, log_z in zip(rbms, log_zs, strict=True)]
-            rows[f"{maker},\n{n_hidden} hidden ({'AIS' if n_hidden > config.n_small else 'exact'})"] = mean_and_sem(nats)
-            published = config.dataset == "mnist" and n_hidden == 500
-            against = ("CD-25, Salakhutdinov & Murray 2008", -86.34) if published else ("independent pixels", chance)
-            run.metric(f"test_nats_{name}", *mean_and_sem(nats), against=against)
-            if n_hidden > config.n_small and config.n_ais_chains > 1:
-                run.metric(f"ais_standard_error_{name}", max(errors), against=("spread of the trainings", np.std(nats)))
+class Flattery(NamedTuple):
+    """Log likelihood by AIS at several numbers of temperatures, and what is right."""
 
+    n_temps: list
+    nats: list  # (mean, standard error) over groups of ten chains
+    shares: list  # effective chains
+    log_z: float  # of the most temperatures
+    sem: float
+    exact: float | None  # log Z
+    best: float  # nats, exact or by all chains at the most temperatures
+
+
+def flatter(rbm, x, base_b, config):
+    """AIS of ten chains from few temperatures to many."""
+    likelihood, n_temps, nats, shares = -rbm.free_energy(x).mean().item(), [], [], []
+    for divisor in (300, 100, 30, 10, 3, 1):
+        n_temps.append(max(config.n_ais_temps // divisor, 1))
+        log_w = ais(rbm, base_b, config.n_ais_chains, n_temps[-1])
+        log_z, sem, ess = (value.item() for value in log_z_from_weights(log_w))
+        shares.append(ess / len(log_w))
+        nats.append(mean_and_sem([likelihood - log_z_from_weights(part)[0] for part in log_w.split(10)]))
+    exact = exact_log_z(rbm).item() if len(rbm.c) <= config.n_small else None
+    return Flattery(n_temps, nats, shares, log_z, sem, exact, likelihood - (log_z if exact is None else exact))
+
+
+def draw_models(rows, chance, n_seeds):
+    """A bar a model, from independent pixels on; rows are {label: (mean, standard error)}."""
     fig, ax = plt.subplots(figsize=(9, 4.6))
     means, sems = zip(*rows.values(), strict=True)
     colors = ["tab:orange" if "this" in label else "tab:gray" for label in rows]
@@ -610,35 +786,65 @@ def section_likelihood(run):
         ax.text(mean + sem, row, f" {mean:.2f}", va="center")
     ax.invert_yaxis()
     ax.margins(x=0.12)
-    ax.set(title=f"Test log likelihood, mean of {config.n_seeds} trainings", xlabel="nats per image (right is better)")
-    run.figure(fig, "models")
+    ax.set(title=f"Test log likelihood, mean of {n_seeds} trainings", xlabel="nats per image (right is better)")
+    return fig
 
-    # The estimator: right where the answer is known, and flattering where few temperatures leave few effective chains.
+
+def draw_flattery(found):
+    """AIS against temperatures, a panel a machine; found is {hidden units: Flattery}."""
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.2))
-    for ax, n_hidden in zip(axes, (config.n_small, config.n_hidden), strict=True):
-        rbm, _ = trained_rbm(run, n_hidden, run.seed)
-        likelihood = -rbm.free_energy(x_test).mean().item()
-        for divisor in (300, 100, 30, 10, 3, 1):
-            n_temps = max(config.n_ais_temps // divisor, 1)
-            log_w = ais(rbm, base_b, config.n_ais_chains, n_temps)
-            log_z, sem, ess = log_z_from_weights(log_w)
-            share = ess.item() / len(log_w)
-            mean, spread = mean_and_sem([likelihood - log_z_from_weights(part)[0] for part in log_w.split(10)])
+    for ax, (n_hidden, flattery) in zip(axes, found.items(), strict=True):
+        for n_temps, (mean, spread), share in zip(flattery.n_temps, flattery.nats, flattery.shares, strict=True):
             ax.errorbar(n_temps, mean, spread, fmt="o", color="tab:orange" if share >= 0.1 else "tab:red")
             ax.annotate(f"{share:.0%}", (n_temps, mean), (7, 7), textcoords="offset points")
-        best = likelihood - log_z.item()
-        if n_hidden <= config.n_small:
-            if len(log_w) > 1:
-                run.metric(f"ais_log_z_{n_hidden}_hidden", log_z, sem, ("exact", exact_log_z(rbm)), max(4 * sem, 1e-3))
-            best = likelihood - exact_log_z(rbm).item()
-        ax.axhline(
-            best, color="k", ls="--", label="exact" if n_hidden <= config.n_small else "all chains, most temperatures"
-        )
+        label = "all chains, most temperatures" if flattery.exact is None else "exact"
+        ax.axhline(flattery.best, color="k", ls="--", label=label)
         ax.set(xscale="log", xlabel="temperatures", ylabel="test log likelihood (nats)")
         ax.set_title(f"{n_hidden} hidden units: few temperatures flatter")
         ax.errorbar([], [], fmt="o", color="tab:orange", label="AIS of 10 chains (red: refused), effective share")
         ax.legend(loc="upper right")
-    run.figure(fig, "ais")
+    return fig
+
+
+def record_peers(run, n_hidden, peers, chance):
+    """The numbers of one width; returns its rows for `draw_models`."""
+    rows, annealed = {}, n_hidden > run.config.n_small
+    run.metric(f"{n_hidden} hidden: training (s)", peers.seconds, against=("scikit-learn", peers.sklearn_seconds))
+    published = run.config.dataset == "mnist" and n_hidden == 500
+    for maker, scored in (("scikit-learn", peers.sklearns), ("this module", peers.ours)):
+        nats, sems, shares = zip(*scored, strict=True)
+        name = f"{n_hidden} hidden, {maker}"
+        if annealed:
+            run.metric(f"{name}: effective chains", min(shares), against=("refused below", 0.1))
+        if min(shares) < 0.1:
+            echo(f"  {name}: test log likelihood refused, its AIS rests on too few chains; raise --n-ais-temps")
+            continue
+        rows[f"{maker},\n{n_hidden} hidden ({'AIS' if annealed else 'exact'})"] = mean_and_sem(nats)
+        against = ("CD-25, Salakhutdinov & Murray 2008", -86.34) if published else ("independent pixels", chance)
+        run.metric(f"test log likelihood, {name}", *mean_and_sem(nats), against=against)
+        if annealed and run.config.n_ais_chains > 1:
+            run.metric(f"{name}: AIS error (nats)", max(sems), against=("spread of the trainings", np.std(nats)))
+    return rows
+
+
+def section_likelihood(run):
+    """Exact and annealed test log likelihoods, beside independent pixels, a mixture and scikit-learn's RBM."""
+    config, (x_train, x_test, *_) = run.config, binary_images(run)
+    base_b, chance = log_odds(x_train), independent_pixels(x_train, x_test)
+    mixtures = [mixture_of_bernoullis(x_train, 80) for _ in range(config.n_seeds)]
+    mixture = mean_and_sem([mixture.log_joint(x_test).logsumexp(1).mean().item() for mixture in mixtures])
+    run.metric("test log likelihood, mixture of 80 (nats)", *mixture, against=("independent pixels", chance))
+    rows = {"independent pixels": (chance, 0.0), "mixture of 80\nBernoullis": mixture}  # mean and standard error
+    for n_hidden, slowness in ((config.n_small, 1.8), (config.n_hidden, 2.5)):
+        rows |= record_peers(run, n_hidden, compare_with_sklearn(run, n_hidden, slowness), chance)
+    run.figure(draw_models(rows, chance, config.n_seeds), "models")
+    widths = config.n_small, config.n_hidden
+    found = {n: flatter(trained_rbm(run, n, run.seed)[0], x_test, base_b, config) for n in widths}
+    small = found[config.n_small]
+    if config.n_ais_chains > 1:
+        against, within = ("exact", small.exact), max(4 * small.sem, 1e-3)
+        run.metric(f"AIS log Z, {config.n_small} hidden (nats)", small.log_z, small.sem, against, within)
+    run.figure(draw_flattery(found), "ais")
 
 
 # %% 5. Features
@@ -669,58 +875,83 @@ def train_discriminatively(rbm, x, y, n_updates, batch_size=100, learning_rate=0
     return RBM(*(parameter.detach() for parameter in parameters))
 
 
-def section_features(run):
-    """What an RBM's features are worth to a classifier with few labels and with many, and an RBM that classifies."""
-    config, (x_train, x_test, y_train, y_test) = run.config, binary_images(run)
-    x_train, y_train, n_classes = x_train[:5000], y_train[:5000], 10  # enough for the lesson, also on MNIST
-    rbm, _ = trained_rbm(run, config.n_hidden, run.seed)
-    codes = {"pixels": (x_train, x_test), "RBM features": (rbm.p_hidden(x_train), rbm.p_hidden(x_test))}
-    codes = {name: tuple(to_numpy(x).astype(float) for x in pair) for name, pair in codes.items()}
-    sizes, n_draws, scores = (1, 3, 10, 30, 100), 5, {name: [] for name in codes}
-    for n_labels in sizes:
-        splits = StratifiedShuffleSplit(n_draws, train_size=n_labels * n_classes, random_state=run.seed)
+def in_float64(*arrays):
+    """Tensors as scikit-learn judges them best: NumPy arrays of float64."""
+    return [to_numpy(x).astype(np.float64) for x in arrays]
+
+
+LABELS_A_CLASS = 1, 3, 10, 30, 100
+
+
+def compare_codes(codes, y_train, y_test, seed, n_draws=5):
+    """{name: one array (n_draws,) of test accuracies a number of labels} of logistic regression on codes (train, test)."""
+    found = {name: [] for name in codes}
+    for n_labels in LABELS_A_CLASS:
+        splits = StratifiedShuffleSplit(n_draws, train_size=n_labels * len(np.unique(y_train)), random_state=seed)
         draws = [chosen for chosen, _ in splits.split(y_train, y_train)]
         for name, (train, test) in codes.items():
             fitted = [LogisticRegression(max_iter=1000).fit(train[i], y_train[i]) for i in draws]
-            scores[name].append(mean_and_sem([classifier.score(test, y_test) for classifier in fitted]))
-    for n_labels, (mean, sem), (on_pixels, _) in zip(sizes, scores["RBM features"], scores["pixels"], strict=True):
-        run.metric(f"accuracy_{n_labels}_labels_a_class", mean, sem, against=("same, on pixels", on_pixels))
+            found[name].append(np.array([classifier.score(test, y_test) for classifier in fitted]))
+    return found
 
-    y = torch.tensor(y_train, device=run.device).long()
+
+def compare_classification_rbms(x_train, y_train, x_test, y_test, config, n_classes=10):
+    """{training: test accuracies, a seed each} of classification RBMs trained in three ways."""
+    y = torch.tensor(y_train, device=x_train.device).long()
     labelled = torch.cat([x_train, one_hot(y, n_classes)], 1)
-    short = replace(config, n_updates=max(config.n_updates // 4, 1))
-    n_steps = max(config.n_updates // 20, 1)
-    accuracies = {"generative": [], "discriminative": [], "generative first": []}
+    short, n_steps = replace(config, n_updates=max(config.n_updates // 4, 1)), max(config.n_updates // 20, 1)
+    found = {"generative": [], "discriminative": [], "generative first": []}
     for _ in range(config.n_seeds):
         fresh = fresh_rbm(labelled, config.n_hidden)
         discriminative = train_discriminatively(fresh, x_train, y, n_steps)
         generative = train_rbm(fresh, labelled, short)
         both = train_discriminatively(generative, x_train, y, n_steps)
-        for values, classifier in zip(accuracies.values(), (generative, discriminative, both), strict=True):
+        for values, classifier in zip(found.values(), (generative, discriminative, both), strict=True):
             predicted = class_log_probs(classifier, x_test, n_classes).argmax(1).cpu().numpy()
             values.append(np.mean(predicted == y_test))
-    accuracies = {name: mean_and_sem(values) for name, values in accuracies.items()}
-    peers = {"logistic regression": LogisticRegression(max_iter=1000), "3-NN": KNeighborsClassifier(3), "SVM": SVC()}
-    train, test = codes["pixels"]
-    peers = {name: (peer.fit(train, y_train).score(test, y_test), 0.0) for name, peer in peers.items()}
-    for name, (mean, sem) in accuracies.items():
-        metric = f"classification_rbm_{name.replace(' ', '_')}"
-        run.metric(metric, mean, sem, against=("SVM on the same pixels", peers["SVM"][0]))
+    return found
 
+
+def classify_pixels(train, y_train, test, y_test):
+    """{peer: test accuracy} of three classifiers on the pixels themselves."""
+    peers = {"logistic regression": LogisticRegression(max_iter=1000), "3-NN": KNeighborsClassifier(3), "SVM": SVC()}
+    return {name: peer.fit(train, y_train).score(test, y_test) for name, peer in peers.items()}
+
+
+def draw_accuracy(scores, classifiers, peers):
+    """Accuracy against labels a class, and classification RBMs beside classifiers on pixels."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     for (name, values), color in zip(scores.items(), ("tab:blue", "tab:orange"), strict=True):
-        left.errorbar(sizes, *zip(*values, strict=True), fmt="o-", color=color, label=name)
-    left.set(title="Logistic regression on pixels and on features", xscale="log", xticks=sizes, xticklabels=sizes)
-    left.set(xlabel="labels per class", ylabel="test accuracy")
+        means, sems = zip(*map(mean_and_sem, values), strict=True)
+        left.errorbar(LABELS_A_CLASS, means, sems, fmt="o-", color=color, label=name)
+    left.set(title="Logistic regression on pixels and on features", xscale="log")
+    left.set(xticks=LABELS_A_CLASS, xticklabels=LABELS_A_CLASS, xlabel="labels per class", ylabel="test accuracy")
     left.legend()
-    for group, color, label in ((accuracies, "tab:orange", "classification RBM"), (peers, "tab:gray", "on pixels")):
-        means, sems = zip(*group.values(), strict=True)
-        right.errorbar(means, list(group), xerr=sems, fmt="o", ms=10, color=color, label=label)
+    means, sems = zip(*map(mean_and_sem, classifiers.values()), strict=True)
+    right.errorbar(means, list(classifiers), xerr=sems, fmt="o", ms=10, color="tab:orange", label="classification RBM")
+    right.plot(list(peers.values()), list(peers), "o", ms=10, color="tab:gray", label="on pixels")
     right.invert_yaxis()
     right.grid(axis="x")
     right.legend(loc="lower left")
     right.set(title="An RBM as a classifier, all labels", xlabel="test accuracy")
-    run.figure(fig, "accuracy")
+    return fig
+
+
+def section_features(run):
+    """What an RBM's features are worth to a classifier with few labels and with many, and an RBM that classifies."""
+    x_train, x_test, y_train, y_test = binary_images(run)
+    x_train, y_train = x_train[:5000], y_train[:5000]  # enough for the lesson, also on MNIST
+    rbm, _ = trained_rbm(run, run.config.n_hidden, run.seed)
+    codes = {"pixels": in_float64(x_train, x_test), "RBM features": in_float64(rbm.p_hidden(x_train), rbm.p_hidden(x_test))}
+    scores = compare_codes(codes, y_train, y_test, run.seed)
+    for n_labels, values, on_pixels in zip(LABELS_A_CLASS, scores["RBM features"], scores["pixels"], strict=True):
+        run.metric(f"accuracy, {n_labels} labels a class", *mean_and_sem(values), ("same, on pixels", on_pixels.mean()))
+    accuracies = compare_classification_rbms(x_train, y_train, x_test, y_test, run.config)
+    train, test = codes["pixels"]
+    peers = classify_pixels(train, y_train, test, y_test)
+    for name, values in accuracies.items():
+        run.metric(f"classification RBM, {name}: accuracy", *mean_and_sem(values), ("SVM on the same pixels", peers["SVM"]))
+    run.figure(draw_accuracy(scores, accuracies, peers), "accuracy")
 
 
 # %% 6. Filling in
@@ -730,7 +961,7 @@ def section_features(run):
 # so E[missing | known] = Σ_h p(h | known) σ(b + W h): no other guess has a smaller mean squared error under the model.
 
 
-def inpaint_exactly(rbm, x, known):
+def exact_completion(rbm, x, known):
     """E[v | the known pixels of x], (B, d), over all 2^m hidden states; x (B, d), known (d,) of bool."""
     h = all_states(len(rbm.c)).to(x)
     logits = h @ rbm.W.T + rbm.b
@@ -749,46 +980,65 @@ def inpaint_by_gibbs(rbm, x, known, n_sweeps):
     return torch.where(known, x, total / (n_sweeps - n_skipped)), v
 
 
-def section_inpainting(run):
-    """Clamped Gibbs sampling fills in missing pixels, checked against the exact conditional mean."""
-    x_train, x_test, *_ = binary_images(run)
-    side, x, n_repeats = math.isqrt(x_train.shape[1]), x_test[:100], 10
-    known = (torch.arange(side**2, device=run.device) % side) < side // 2  # the left half
-    small, large = (trained_rbm(run, n_hidden, run.seed)[0] for n_hidden in (run.config.n_small, run.config.n_hidden))
+class Completions(NamedTuple):
+    """Gibbs beside exact completions of x (B, d), and the squared errors (B,) of every guess."""
 
-    exact = inpaint_exactly(small, x, known)
-    repeated, _ = inpaint_by_gibbs(small, x.repeat(n_repeats, 1), known, run.config.n_gibbs)
-    repeated = repeated.reshape(n_repeats, *x.shape)[..., ~known]
-    error = (repeated.mean(0) - exact[:, ~known]).square().mean().sqrt()
-    expected = (repeated.var(0) / n_repeats).mean().sqrt()
-    run.metric("gibbs_minus_exact_rms", error, against=("expected of the chains' spread", expected), within=expected / 2)
+    rms: float  # of Gibbs minus exact, over the missing pixels
+    expected_rms: float  # what the spread of the chains says it should be
+    squared: dict
+    columns: dict  # what is drawn: {title: images}
 
-    by_large, sample = inpaint_by_gibbs(large, x.repeat(n_repeats, 1), known, run.config.n_gibbs)
+
+def complete_images(small, large, x_train, x, known, n_sweeps, n_repeats=10):
+    """Fill in what is not `known` (d,) of x (B, d) by two RBMs, by nearest neighbours, and by the mean image."""
+    exact = exact_completion(small, x, known)
+    repeated, _ = inpaint_by_gibbs(small, x.repeat(n_repeats, 1), known, n_sweeps)
+    repeated = repeated.reshape(n_repeats, *x.shape)
+    by_large, sample = inpaint_by_gibbs(large, x.repeat(n_repeats, 1), known, n_sweeps)
     by_large = by_large.reshape(n_repeats, *x.shape).mean(0)
     neighbours = KNeighborsRegressor(10).fit(to_numpy(x_train[:, known]), to_numpy(x_train[:, ~known]))
     guesses = {
-        "pixel_means": x_train.mean(0)[~known].expand(len(x), -1),
-        "nearest_neighbours": torch.tensor(neighbours.predict(to_numpy(x[:, known])), device=run.device),
-        f"exact_{run.config.n_small}_hidden": exact[:, ~known],
-        f"gibbs_{run.config.n_hidden}_hidden": by_large[:, ~known],
+        "pixel means": x_train.mean(0)[~known].expand(len(x), -1),
+        "10 neighbours": torch.tensor(neighbours.predict(to_numpy(x[:, known]))).to(x),
+        f"RBM, {len(small.c)} hidden, exact": exact[:, ~known],
+        f"RBM, {len(large.c)} hidden, Gibbs": by_large[:, ~known],
     }
-    squared = {name: (guess - x[:, ~known]).square().mean(1) for name, guess in guesses.items()}
-    for name, values in squared.items():
-        run.metric(f"squared_error_{name}", *mean_and_sem(values), ("pixel means", squared["pixel_means"].mean()))
-
-    fig, axes = plt.subplots(1, 6, figsize=(13, 3.2))
-    hidden = torch.where(known, x, 0.5)
     columns = {
         "test image": x,
-        "what is known": hidden,
-        f"exact mean,\n{run.config.n_small} hidden": exact,
-        f"Gibbs mean,\n{run.config.n_small} hidden": torch.where(known, x, 0).masked_scatter(~known, repeated.mean(0)),
-        f"Gibbs mean,\n{run.config.n_hidden} hidden": by_large,
-        f"one sample,\n{run.config.n_hidden} hidden": sample[: len(x)],
+        "what is known": torch.where(known, x, 0.5),
+        f"exact mean,\n{len(small.c)} hidden": exact,
+        f"Gibbs mean,\n{len(small.c)} hidden": repeated.mean(0),
+        f"Gibbs mean,\n{len(large.c)} hidden": by_large,
+        f"one sample,\n{len(large.c)} hidden": sample[: len(x)],
     }
+    return Completions(
+        rms=(repeated.mean(0) - exact)[:, ~known].square().mean().sqrt().item(),
+        expected_rms=(repeated.var(0) / n_repeats)[:, ~known].mean().sqrt().item(),
+        squared={name: (guess - x[:, ~known]).square().mean(1) for name, guess in guesses.items()},
+        columns=columns,
+    )
+
+
+def draw_completions(columns):
+    """Twenty images a column."""
+    fig, axes = plt.subplots(1, len(columns), figsize=(13, 3.2))
     for ax, (title, images) in zip(axes, columns.items(), strict=True):
         show_images(ax, images[:20], 4, title)
-    run.figure(fig, "completions")
+    return fig
+
+
+def section_inpainting(run):
+    """Clamped Gibbs sampling fills in missing pixels, checked against the exact conditional mean."""
+    x_train, x_test, *_ = binary_images(run)
+    side, widths = math.isqrt(x_train.shape[1]), (run.config.n_small, run.config.n_hidden)
+    known = (torch.arange(side**2, device=run.device) % side) < side // 2  # the left half
+    small, large = (trained_rbm(run, n_hidden, run.seed)[0] for n_hidden in widths)
+    found = complete_images(small, large, x_train, x_test[:100], known, run.config.n_gibbs)
+    against = ("expected of the chains' spread", found.expected_rms)
+    run.metric("Gibbs minus exact completion (rms)", found.rms, None, against, found.expected_rms / 2)
+    for name, values in found.squared.items():
+        run.metric(f"squared error, {name}", *mean_and_sem(values), ("pixel means", found.squared["pixel means"].mean()))
+    run.figure(draw_completions(found.columns), "completions")
 
 
 # %% 7. Real-valued data
@@ -829,6 +1079,10 @@ class GaussianRBM(NamedTuple):
         exponent = h @ self.c + (means.square().sum(1) - self.b.square().sum()) / (2 * variance)
         return exponent.logsumexp(0) + len(self.b) / 2 * (math.log(2 * math.pi) + self.log_variance)
 
+    def log_density(self, v):
+        """log p(v) (nats), (B,)."""
+        return -self.free_energy(v) - self.exact_log_z()
+
 
 def natural_patches(side, n_patches, seed):
     """Grey patches (n, side²) of two photographs, train from their left, test from their right, in units of the train's
@@ -842,6 +1096,23 @@ def natural_patches(side, n_patches, seed):
             part.append(windows[rows, columns].reshape(-1, side * side))
     train, test = (torch.tensor(np.concatenate(part), dtype=torch.float32) for part in parts)
     return (train - train.mean()) / train.std(), (test - train.mean()) / train.std()
+
+
+class Whitening(NamedTuple):
+    """v = (x - mean) @ matrix has covariance I; log p(x) = log p(v) + log_det."""
+
+    mean: torch.Tensor
+    matrix: torch.Tensor
+    log_det: float
+
+    def __call__(self, x):
+        return (x - self.mean) @ self.matrix
+
+
+def whitening(x):
+    """The symmetric Whitening (ZCA) of x (N, d): white patches still look like patches."""
+    variances, axes = torch.linalg.eigh(x.T.cov())
+    return Whitening(x.mean(0), axes / variances.sqrt() @ axes.T, -variances.log().sum().item() / 2)
 
 
 def train_gaussian_rbm(x, n_hidden, n_updates, batch_size=100, learning_rate=0.01):
@@ -865,47 +1136,59 @@ def train_gaussian_rbm(x, n_hidden, n_updates, batch_size=100, learning_rate=0.0
     return GaussianRBM(*(parameter.detach() for parameter in rbm))
 
 
-def section_gaussian(run):
-    """Natural image patches: a Gaussian RBM fails on raw grey levels, works once they are white, and loses to a mixture."""
-    side = 8
-    raw, raw_test = (x.to(run.device) for x in natural_patches(side, run.config.n_patches, run.seed))
-    mean, covariance = raw.mean(0), raw.T.cov()
-    variances, axes = torch.linalg.eigh(covariance)
-    whitener = axes / variances.sqrt() @ axes.T  # the symmetric one (ZCA): white patches still look like patches
-    white, white_test = ((x - mean) @ whitener for x in (raw, raw_test))
+class Patches(NamedTuple):
+    """Test log densities (nats) of raw patches under each model, {name: (N,)}, and the two RBMs."""
 
-    log_det = -variances.log().sum().item() / 2  # of the map from raw to white
+    nats: dict
+    rbms: dict
 
-    n_small, n_updates = run.config.n_small, max(run.config.n_updates // 4, 1)
-    rbms = {
-        name: train_gaussian_rbm(x, n_small, n_updates, run.config.batch_size)
-        for name, x in (("raw", raw), ("white", white))
-    }
-    train, test, center = (to_numpy(x).astype(float) for x in (raw, raw_test, mean))
-    nats = {
-        "RBM, raw": (-rbms["raw"].free_energy(raw_test) - rbms["raw"].exact_log_z()).cpu(),
-        "RBM, white": (-rbms["white"].free_energy(white_test) - rbms["white"].exact_log_z()).cpu() + log_det,
-        "independent pixels": norm(center, train.std(0)).logpdf(test).sum(1),
-        f"PCA, {n_small} axes": PCA(n_small).fit(train).score_samples(test),
-        "one Gaussian": multivariate_normal(center, to_numpy(covariance)).logpdf(test),
-        "mixture of 4 Gaussians": GaussianMixture(4, reg_covar=1e-4, random_state=run.seed).fit(train).score_samples(test),
-    }
-    nats = dict(sorted(((name, mean_and_sem(values)) for name, values in nats.items()), key=lambda row: row[1][0]))
-    for name, (value, sem) in nats.items():
-        metric = "test_nats_" + name.lower().replace(", ", "_").replace(" ", "_")
-        run.metric(metric, value, sem, against=("one Gaussian", nats["one Gaussian"][0]))
 
+def compare_densities(x_train, x_test, n_hidden, n_updates, batch_size, seed):
+    """RBMs on raw and on white patches (N, 64), beside Gaussians and a mixture."""
+    white = whitening(x_train)
+    sets = {"raw": x_train, "white": white(x_train)}
+    rbms = {name: train_gaussian_rbm(x, n_hidden, n_updates, batch_size) for name, x in sets.items()}
+    train, test, center, covariance = in_float64(x_train, x_test, white.mean, x_train.T.cov())
+    return Patches(
+        {
+            "RBM, raw": to_numpy(rbms["raw"].log_density(x_test)),
+            "RBM, white": to_numpy(rbms["white"].log_density(white(x_test))) + white.log_det,
+            "independent pixels": norm(center, train.std(0)).logpdf(test).sum(1),
+            f"PCA, {n_hidden} axes": PCA(n_hidden).fit(train).score_samples(test),
+            "one Gaussian": multivariate_normal(center, covariance).logpdf(test),
+            "mixture of 4 Gaussians": GaussianMixture(4, reg_covar=1e-4, random_state=seed).fit(train).score_samples(test),
+        },
+        rbms,
+    )
+
+
+def draw_patches(found, patches):
+    """Patches, the filters of both RBMs, and a bar a model."""
     fig, panels = plt.subplots(1, 4, figsize=(14, 3.8), width_ratios=[1, 1, 1, 1.7], layout="constrained")
-    show_images(panels[0], raw_test[:16], 4, "patches", vmin=-2, vmax=2, cmap="gray")
-    for ax, (name, rbm) in zip(panels[1:], rbms.items(), strict=False):
+    show_images(panels[0], patches[:16], 4, "patches", vmin=-2, vmax=2, cmap="gray")
+    for ax, (name, rbm) in zip(panels[1:], found.rbms.items(), strict=False):
         limit = rbm.W.abs().max().item()
         show_images(ax, rbm.W.T, 4, f"filters, {name} data", vmin=-limit, vmax=limit, cmap="RdBu_r")
-    colors = ["tab:orange" if "RBM" in name else "tab:gray" for name in nats]
-    bars = panels[3].barh(list(nats), [value for value, _ in nats.values()], color=colors)
+    nats = dict(sorted(((name, values.mean()) for name, values in found.nats.items()), key=lambda row: row[1]))
+    bars = panels[3].barh(
+        list(nats), list(nats.values()), color=["tab:orange" if "RBM" in name else "tab:gray" for name in nats]
+    )
     panels[3].bar_label(bars, fmt=" %.1f")
     panels[3].margins(x=0.2)
     panels[3].set(title="White data help the RBM;\na small mixture beats it by far", xlabel="test log density (nats)")
-    run.figure(fig, "patches")
+    return fig
+
+
+def section_gaussian(run):
+    """Natural image patches: a Gaussian RBM fails on raw grey levels, works once they are white, and loses to a mixture."""
+    config = run.config
+    raw, raw_test = (x.to(run.device) for x in natural_patches(8, config.n_patches, run.seed))
+    n_updates = max(config.n_updates // 4, 1)
+    found = compare_densities(raw, raw_test, config.n_small, n_updates, config.batch_size, run.seed)
+    for name, values in sorted(found.nats.items(), key=lambda row: row[1].mean()):
+        against = ("one Gaussian", found.nats["one Gaussian"].mean())
+        run.metric(f"test log density, {name} (nats)", *mean_and_sem(values), against=against)
+    run.figure(draw_patches(found, raw_test), "patches")
 
 
 # %% 8. Deep belief network
@@ -926,7 +1209,7 @@ def dbn_bound(first, top, log_z_top, v):
     return (v * logits - softplus(logits)).sum(1) - top.free_energy(h) - log_z_top - log_q
 
 
-def dbn_log_likelihood(first, top, v):
+def exact_dbn_log_likelihood(first, top, v):
     """log p(v) = log Σ_h p₁(v | h) p₂(h), (B,), over all states of the layer between the two RBMs."""
     total = torch.full_like(v[:, 0], -math.inf)
     for h in all_states(len(first.c)).to(v).split(2**13):
@@ -936,47 +1219,66 @@ def dbn_log_likelihood(first, top, v):
     return total - exact_log_z(top)
 
 
+class Stack(NamedTuple):
+    """Two layers, and mean test log likelihoods (nats): of the first, two bounds, and the exact one of both."""
+
+    first: RBM
+    top: RBM
+    one_layer: float
+    bound_untrained: float
+    bound: float
+    exact: float
+
+
+def stack(first, x_train, x_test, config):
+    """Train a second RBM on samples of the first's hidden layer, from the first upside down."""
+    top, log_z = RBM(first.W.T.clone(), first.c.clone(), first.b.clone()), exact_log_z(first)
+    untrained = dbn_bound(first, top, log_z, x_test).mean().item()
+    h_train = bernoulli(first.p_hidden(x_train.repeat(10, 1)))
+    train_rbm(top, h_train, replace(config, learning_rate=config.learning_rate / 4))
+    bound = dbn_bound(first, top, exact_log_z(top), x_test.repeat(10, 1)).mean().item()  # ten samples of h an image
+    exact = exact_dbn_log_likelihood(first, top, x_test).mean().item()
+    return Stack(first, top, exact_log_likelihood(first, x_test).item(), untrained, bound, exact)
+
+
+def stack_codes(layers, x_train, x_test, y_train, y_test):
+    """Test accuracy of logistic regression on the pixels and on the code of each layer."""
+    codes = [(x_train, x_test)]
+    for layer in layers:
+        codes.append(tuple(layer.p_hidden(code) for code in codes[-1]))
+    pairs = [in_float64(*pair) for pair in codes]
+    return [LogisticRegression(max_iter=2000).fit(train, y_train).score(test, y_test) for train, test in pairs]
+
+
+def draw_stack(stacks, images, samples):
+    """Test images, samples from the top, and what the second layer adds, a line a training."""
+    fig, axes = plt.subplots(1, 3, figsize=(12.5, 3.8), width_ratios=[1, 1, 1.3], layout="constrained")
+    show_images(axes[0], images, 8, "test images")
+    show_images(axes[1], samples, 8, "from the top RBM, one step down")
+    names = "one layer", "bound,\ntop untrained", "bound,\ntop trained", "two layers,\nexact"
+    for found, color in zip(stacks, ("tab:blue", "tab:orange", "tab:green"), strict=False):
+        axes[2].plot(names, np.subtract(found[2:], found.one_layer), "o-", color=color)
+    axes[2].axhline(0, color="k", ls="--")
+    axes[2].set(title="What the second layer adds, a line a training", ylabel="gain on one layer (nats)")
+    return fig
+
+
 def section_dbn(run):
     """A second layer improves the first a little, in the bound as the theorem says and in exact likelihood."""
     config, (x_train, x_test, y_train, y_test) = run.config, binary_images(run)
-    nats = {"one layer": [], "bound,\ntop untrained": [], "bound,\ntop trained": [], "two layers,\nexact": []}
-    for seed in seeds_from(run.seed, config.n_seeds):
-        first, _ = trained_rbm(run, config.n_small, seed)
-        top = RBM(first.W.T.clone(), first.c.clone(), first.b.clone())
-        log_z = exact_log_z(first)
-        nats["one layer"].append((-first.free_energy(x_test).mean() - log_z).item())
-        nats["bound,\ntop untrained"].append(dbn_bound(first, top, log_z, x_test).mean().item())
-        h_train = bernoulli(first.p_hidden(x_train.repeat(10, 1)))
-        train_rbm(top, h_train, replace(config, learning_rate=config.learning_rate / 4))
-        many = x_test.repeat(10, 1)  # ten samples of h for each image
-        nats["bound,\ntop trained"].append(dbn_bound(first, top, exact_log_z(top), many).mean().item())
-        nats["two layers,\nexact"].append(dbn_log_likelihood(first, top, x_test).mean().item())
-    gains = {name: np.subtract(values, nats["one layer"]) for name, values in nats.items()}
-    run.metric("test_nats_one_layer", *mean_and_sem(nats["one layer"]))
-    untrained, bound, exact = (mean_and_sem(values) for values in list(gains.values())[1:])
-    run.metric("gain_bound_untrained", *untrained, against=("theorem", 0), within=1e-3)
-    run.metric("gain_bound", *bound, against=("one layer", 0))
-    run.metric("gain_exact", *exact, against=("one layer", 0))
-
-    codes = [(x_train[:5000], x_test)]
-    for layer in (first, top):
-        codes.append(tuple(layer.p_hidden(code) for code in codes[-1]))
-    accuracies = []
-    for train, test in codes:
-        classifier = LogisticRegression(max_iter=2000).fit(to_numpy(train).astype(float), y_train[:5000])
-        accuracies.append(classifier.score(to_numpy(test).astype(float), y_test))
-    for name, accuracy in zip(("layer_1", "layer_2"), accuracies[1:], strict=True):
-        run.metric(f"accuracy_{name}", accuracy, against=("on pixels", accuracies[0]))
-
-    fig, axes = plt.subplots(1, 3, figsize=(12.5, 3.8), width_ratios=[1, 1, 1.3], layout="constrained")
-    from_top = gibbs(top, bernoulli(torch.full_like(h_train[:40], 0.5)), config.n_gibbs)
-    show_images(axes[0], x_test[:40], 8, "test images")
-    show_images(axes[1], first.p_visible(from_top), 8, "from the top RBM, one step down")
-    for values, color in zip(zip(*gains.values(), strict=True), ("tab:blue", "tab:orange", "tab:green"), strict=False):
-        axes[2].plot(list(gains), values, "o-", color=color)
-    axes[2].axhline(0, color="k", ls="--")
-    axes[2].set(title="What the second layer adds, a line a training", ylabel="gain on one layer (nats)")
-    run.figure(fig, "samples")
+    seeds = seeds_from(run.seed, config.n_seeds)
+    stacks = [stack(trained_rbm(run, config.n_small, seed)[0], x_train, x_test, config) for seed in seeds]
+    one_layer, untrained, bound, exact = np.transpose([found[2:] for found in stacks])
+    run.metric("test log likelihood, one layer (nats)", *mean_and_sem(one_layer))
+    run.metric("gain in the bound, untrained (nats)", *mean_and_sem(untrained - one_layer), ("theorem", 0), 1e-3)
+    run.metric("gain in the bound (nats)", *mean_and_sem(bound - one_layer), against=("one layer", 0))
+    run.metric("exact gain (nats)", *mean_and_sem(exact - one_layer), against=("one layer", 0))
+    first, top = stacks[-1][:2]
+    accuracies = stack_codes((first, top), x_train[:5000], x_test, y_train[:5000], y_test)
+    for layer in (1, 2):
+        run.metric(f"accuracy on the code of layer {layer}", accuracies[layer], against=("on pixels", accuracies[0]))
+    from_top = gibbs(top, bernoulli(x_test.new_full((40, len(top.b)), 0.5)), config.n_gibbs)
+    run.figure(draw_stack(stacks, x_test[:40], first.p_visible(from_top)), "samples")
 
 
 SECTIONS = {
