@@ -126,7 +126,7 @@ def coin_buffer(p):
 
 # Copied from 04_restricted_boltzmann_machines.py: bernoulli
 def bernoulli(p, out=None, buffer=None):
-    """Units that are 1 with probability p, to within 2^-16, in the shape of p.
+    """Units that are 1 with probability p, to within 2^-16 (at 0 and 1 exactly), in the shape of p.
 
     Much of an RBM's training time goes into random numbers: here one 64-bit draw serves four units, instead of a float for
     each; a loop also hands in `out` and a `buffer` = coin_buffer(p) to be used again.
@@ -135,7 +135,7 @@ def bernoulli(p, out=None, buffer=None):
     words, coins = coin_buffer(p) if buffer is None else buffer
     words.random_(-(2**63), None)
     out.copy_(coins)  # whole numbers from -2^15 to 2^15 - 1
-    return torch.add(p, out, alpha=2**-16, out=out).round_()  # is p + u > 1/2, u uniform on [-1/2, 1/2)?
+    return torch.add(p, out, alpha=2**-16 - 2**-36, out=out).round_()  # is p + u > 1/2, u uniform within (-1/2, 1/2)?
 
 
 # Copied from 04_restricted_boltzmann_machines.py: gibbs
