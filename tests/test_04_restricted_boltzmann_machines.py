@@ -71,7 +71,9 @@ def test_bernoulli_has_the_right_mean_and_is_binary(dtype):
     tolerance = 4 * (p * (1 - p) / 200_000).sqrt() + 2**-16
     assert ((draws.mean(0) - p).abs() <= tolerance).all()
     assert (draws[:, 0] == 0).all()
-    assert (draws[:, -1] == 1).all()  # certain units are certain: once in 2^16 would be a door out of any deep mode
+    assert (
+        m.bernoulli(torch.ones(1000, 1000, dtype=dtype)) == 1
+    ).all()  # certain units are certain: once in 2^16 would be a door out of any deep mode
 
 
 def test_bernoulli_units_are_independent_and_fill_out_in_place():
@@ -720,7 +722,10 @@ def test_steps_start_at_noise_and_end_in_the_exact_equilibrium(planted, monkeypa
     monkeypatch.setattr(
         m, "train_by_cd", lambda rbm, b, r, k, start: rates.append((r, k, start)) or by_cd(rbm, b, r, k, start)
     )
+    sweeps, gibbs = [], m.gibbs
+    monkeypatch.setattr(m, "gibbs", lambda rbm, v, n: (len(v) == 20_000 and sweeps.append(n)) or gibbs(rbm, v, n))
     found = m.follow_samples(x_train, x_test, tiny(n_updates=40, learning_rate=0.2), n_chains=20_000, k=3)
+    assert sweeps == [1, 2, 7] * 6
     assert list(found) == ["CD-3 from noise", "CD-3", "PCD-1"]
     assert seen == [(5, {"persistent": False, "k": 3})] * 2 + [(5, {})] * 2
     np.testing.assert_allclose(rates[0][0], 0.2 * (1 - np.arange(5) / 5))
@@ -737,7 +742,7 @@ def test_noise_is_fair_coins():
 
 def test_section_steps_reads_the_right_columns(planted, monkeypatch):
     run, (x_train, x_test, *_) = StubRun(), planted
-    errors = np.array([[9.0, 8, 0.5, 7, 6, 5, 4]] * 2)
+    errors = np.array([[9.0, 8, 0.5, 7, 6, 0.4, 4]] * 2)
     found = {name: m.Steps(errors, np.array([3.0, 3.0])) for name in ("CD-10 from noise", "CD-10", "PCD-1")}
     monkeypatch.setattr(
         m, "follow_samples", lambda a, b, config, k: found if (a is x_train and b is x_test and k == 10) else 0
@@ -747,8 +752,8 @@ def test_section_steps_reads_the_right_columns(planted, monkeypatch):
     assert run.metrics["PCD-1: moment error, 10 sweeps"] == (0.5, 0, floor, None)
     assert run.metrics["PCD-1: moment error, 1000 sweeps"][0] == 4
     assert run.metrics["PCD-1: in equilibrium, exact"][0] == 3
-    assert "best after 10 sweeps" in run.sentences[0]
-    assert "8.0 times" in run.sentences[0]
+    assert "best after 300 sweeps" in run.sentences[0]
+    assert "10.0 times" in run.sentences[0]
 
 
 # 4.
@@ -773,6 +778,14 @@ def test_sandwich_holds_log_z_and_few_temperatures_open_it():
     assert narrow.low - 0.2 < log_z < narrow.high + 0.2
     assert wide.high - wide.low > narrow.high - narrow.low
     assert 0 < wide.share < narrow.share <= 1
+
+
+def test_a_sandwich_averages_inverse_weights_on_its_upper_side(monkeypatch):
+    monkeypatch.setattr(m, "ais", lambda *_: torch.tensor([0.0, math.log(3)]))
+    monkeypatch.setattr(m, "reverse_ais", lambda *_: torch.tensor([0.0, math.log(3)]))
+    low, high, share = m.sandwich_log_z(None, None, None, 2, 1)
+    assert (low, high) == (pytest.approx(math.log(2)), pytest.approx(math.log(1.5)))
+    assert share == pytest.approx(16 / 10 / 2)
 
 
 def test_the_trap_is_sprung():
@@ -827,15 +840,20 @@ def test_score_is_exact_for_few_units_and_annealed_for_many():
 def test_the_peer_gets_half_the_updates_and_both_are_scored_on_test(planted, monkeypatch):
     x_train, x_test, *_ = planted
     calls, scored, seeds = [], [], []
-    monkeypatch.setattr(m, "sklearn_rbm", lambda x, *a: calls.append((x, *a)) or m.fresh_rbm(x, a[0]))
+    theirs = m.RBM(torch.zeros(9, 4), torch.zeros(9), torch.ones(4))
+    monkeypatch.setattr(m, "sklearn_rbm", lambda x, *a: calls.append((x, *a)) or theirs)
     monkeypatch.setattr(m, "trained_rbm", lambda run, n, seed: seeds.append(seed) or (m.fresh_rbm(x_train, n), 4.0))
-    monkeypatch.setattr(m, "score", lambda rbm, x, base_b, config: scored.append((x, base_b)) or m.Scored(1.0, 0.0, 1.0))
+    monkeypatch.setattr(
+        m, "score", lambda rbm, x, base_b, config: scored.append((x, base_b)) or m.Scored(rbm.c.mean(), 0.0, 1.0)
+    )
     found = m.compare_with_sklearn(StubRun(seed=2**32 - 1, learning_rate=0.2, n_updates=60), 4)
     assert [call[1:] for call in calls] == [(4, 0.2, 30, 2**32 - 1, 10), (4, 0.2, 30, 0, 10)]
     assert seeds == [2**32 - 1, 0]
     assert all(x is x_test for x, _ in scored)
     torch.testing.assert_close(scored[0][1], m.log_odds(x_train))
-    assert (found.seconds, len(found.ours), len(found.sklearns)) == (4.0, 2, 2)
+    assert all(x is x_train for x, *_ in calls)
+    assert found.seconds == 4.0
+    assert [scored.nats for scored in found.sklearns + found.ours] == [1, 1, 0, 0]
 
 
 def test_flattery_groups_ten_chains_and_knows_the_exact_value():
@@ -904,7 +922,9 @@ def test_k_means_code_is_of_the_training_images():
     code, test_code = m.k_means_code(train, np.array([[0.0, 0.0], [9.0, 9.0]]), 2, 0)
     assert code.shape == (40, 2)
     assert ((code > 0).sum(1) == 1).all()  # one of two centres is nearer than on average
-    assert (test_code.argmax(1)[0], test_code.argmax(1)[1]) == (code.argmax(1)[0], code.argmax(1)[-1])
+    nearest = m.KMeans(2, n_init=1, random_state=0).fit(train).predict
+    np.testing.assert_array_equal(code.argmax(1), nearest(train))
+    np.testing.assert_array_equal(test_code.argmax(1), nearest(np.array([[0.0, 0.0], [9.0, 9.0]])))
     assert test_code.max() == pytest.approx(9 / 2**0.5, rel=0.05)
 
 
@@ -949,7 +969,11 @@ def test_section_features_pairs_codes_with_pixels(monkeypatch, planted):
         assert list(codes) == list(planted_scores)
         assert all(len(train) == 30 and len(test) == 16 and train.dtype == np.float64 for train, test in codes.values())
         assert train_labels is not test_labels
-        return {name: [np.arange(16)[None] < 16 * share for _ in m.LABELS_A_CLASS] for name, share in planted_scores.items()}
+        found = {
+            name: [np.arange(16)[None] < 16 * share for _ in m.LABELS_A_CLASS] for name, share in planted_scores.items()
+        }
+        found["pixels"][2] = np.arange(16)[None] < 8
+        return found
 
     monkeypatch.setattr(m, "compare_codes", fake)
     right = {name: np.ones((2, 16)) for name in ("generative", "discriminative", "generative first")}
@@ -964,7 +988,7 @@ def test_section_features_pairs_codes_with_pixels(monkeypatch, planted):
     )
     m.section_features(run)
     value, sem, against, _ = run.metrics["RBM features, 10 labels a class: accuracy"]
-    assert (value, against) == (1.0, ("same, on pixels", 0.25))
+    assert (value, against) == (1.0, ("same, on pixels", 0.5))
     assert run.metrics["k-means, 1 labels a class: accuracy"][0] == 0.5
     assert run.metrics["RBM classifier, generative: accuracy"][2] == ("SVM on the same pixels", 0.0)
     assert run.metrics["SVM on grey levels: accuracy"][2] == ("on binary pixels", 0.0)
