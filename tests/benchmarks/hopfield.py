@@ -3,10 +3,10 @@
 python tests/benchmarks/hopfield.py       N = 1000, 100 patterns, one thread, medians of interleaved repeats
 
 What is asked is nearness to a floor that the same run measures, so that it holds on any processor. Learning: the one
-product XᵀX. Recall of 100 patterns (20 % of their units flipped): the fields of all cues, one product, and for each
-flip one row of W added to a field, which is memory traffic. The loops that textbooks write stand beside it, for
-information: a loop of outer products; the plain asynchronous loop, pattern by pattern, unit by unit in a fixed order, until
-a sweep changes nothing. All recalls must end in the same states, bit for bit.
+product XᵀX and one copy of it. Recall of 100 patterns (20 % of their units flipped): the fields of all cues, one
+product, and for each flip one row of W added to a field, which is memory traffic. The loops that textbooks write stand
+beside it, for information: a loop of outer products; the plain asynchronous loop, pattern by pattern, unit by unit in a
+fixed order, until a sweep changes nothing. All recalls must end in the same states, bit for bit.
 """
 
 import statistics
@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import load
 
-LEARNING, RECALL = 2, 8  # times the floor, at most: what this file promises; it exits non-zero if either is missed
+LEARNING, RECALL = 1.5, 5  # times the floor, at most: what this file promises; it exits non-zero if either is missed
 
 
 def plain_learning(patterns):
@@ -98,7 +98,7 @@ def main(n=1000, p=100, repeats=9):
 
     jobs = {
         "learning, module 02": lambda: module.hebb(x),
-        "learning, floor: X'X": lambda: x.T @ x,
+        "learning, floor: X'X, one copy": lambda: (x.T @ x).clone(),
         "recall, module 02": lambda: module.recall(W, cues),
         "recall, floor: fields, rows of flips": recall_floor,
     }
@@ -113,7 +113,7 @@ def main(n=1000, p=100, repeats=9):
     for name, value in times.items():
         ours = times[f"{name.split(',')[0]}, module 02"]
         print(f"  {name:<38}{1000 * value:>10.2f} ms{value / ours:>8.2f} times module 02")
-    learning = times["learning, module 02"] / times["learning, floor: X'X"]
+    learning = times["learning, module 02"] / times["learning, floor: X'X, one copy"]
     recall = times["recall, module 02"] / times["recall, floor: fields, rows of flips"]
     print(f"times the floor: learning {learning:.2f} (at most {LEARNING}), recall {recall:.2f} (at most {RECALL})")
     return 0 if learning <= LEARNING and recall <= RECALL else 1
