@@ -673,7 +673,7 @@ def compare_samplers(run):
     stuck = [where for where, r_hat in r_hats.items() if r_hat == math.inf]
     if stuck:
         run.say(f"no chain moved ({'; '.join(stuck)}): R-hat is infinite; raise --n-draws")
-    worst = max(r_hats.keys() - stuck, key=r_hats.get, default=None)
+    worst = max((where for where in r_hats if where not in stuck), key=r_hats.get, default=None)
     if worst:
         run.metric("worst_split_r_hat", r_hats[worst], against=(f"of {worst}; 1 when mixed", 1))
 
