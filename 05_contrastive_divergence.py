@@ -167,7 +167,7 @@ def log_odds(x):
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
     """Mean of independent repeats, and its standard error."""
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
     return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
 
 
@@ -692,6 +692,8 @@ def split(chains):
 def split_r_hat(chains):
     """Split R-hat of chains (n_chains, n_draws): Gelman et al. (2013), p. 284; Vehtari et al. (2021), before ranks."""
     halves = split(chains)
+    if (halves == halves[:, :1]).all():  # no chain moves; compared exactly, since a mean's rounding would hide it
+        return halves.new_tensor(1.0 if (halves == halves[0, 0]).all() else math.inf)
     n, within = halves.shape[1], halves.var(1).mean()
     return ((n - 1) / n + halves.mean(1).var() / within).sqrt()
 
@@ -700,6 +702,8 @@ def split_r_hat(chains):
 def autocorrelation(chains):
     """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws), which raise it towards 1 where they disagree
     (Vehtari et al. 2021)."""
+    if (chains == chains[:, :1]).all():  # no chain moves
+        return torch.ones_like(chains[0])
     n, within = chains.shape[1], chains.var(1).mean()
     spectrum = torch.fft.rfft(chains - chains.mean(1, keepdim=True), n=2 * n)  # padded: no wrap-around
     covariance = torch.fft.irfft(spectrum.abs() ** 2)[:, :n].mean(0) / (n - 1)

@@ -80,7 +80,7 @@ SMOKE |= {"batch_size": 40, "width": 32, "n_grid": 30, "n_seeds": 2, "n_mode_ste
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
     """Mean of independent repeats, and its standard error."""
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
     return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
 
 

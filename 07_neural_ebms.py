@@ -234,7 +234,7 @@ def nearest_distances(x, x_train):
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
     """Mean of independent repeats, and its standard error."""
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
     return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
 
 
