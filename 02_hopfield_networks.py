@@ -77,9 +77,9 @@ SMOKE |= {"glauber_sweeps": 6, "n_chains": 4, "modern_units": 64, "modern_nets":
 
 
 def mean_and_sem(values):
-    """Mean of independent repeats, and its standard error."""
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
     values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
-    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 def allowed(sem, known=0.0):
