@@ -730,7 +730,11 @@ def blurred_gradient(networks, x_data, progress, widest=2.0, narrowest=0.05):
     weight = torch.where(sigma > falling, 0.15 * (falling / sigma) ** 2, 1.0)[..., 0].repeat(1, 2)
     sigma = sigma.repeat(1, 2, 1)
     noisy = x_data.repeat(1, 2, 1) + sigma * torch.cat([noise, -noise], 1)
-    clean = (-torch.cdist(noisy, x_data).square() / (2 * sigma**2)).softmax(2) @ x_data  # E[x | x̃], from the batch
+    clean, where = torch.empty_like(noisy), torch.arange(x_data.shape[1], device=x_data.device)
+    for rows in where.split(1000):  # E[x | x̃] from the batch; from parts of a large one, as all pairs' distances are needed
+        both = torch.cat([rows, rows + len(where)])  # +n and -n
+        nearness = -torch.cdist(noisy[:, both], x_data[:, rows]).square() / (2 * sigma[:, both] ** 2)
+        clean[:, both] = nearness.softmax(2) @ x_data[:, rows]
     return by_autograd(networks, lambda energy: weight * denoising_matching(energy, clean, (noisy - clean) / sigma, sigma))
 
 

@@ -282,6 +282,24 @@ def test_denoising_targets_are_the_mean_noise_of_the_batch(monkeypatch):
         torch.testing.assert_close(weight[0], expected)
 
 
+def test_a_large_batch_is_denoised_in_parts_of_a_thousand(monkeypatch):
+    """All pairs' distances in a batch of 10,000 took minutes and gigabytes."""
+    seen, batch = {}, torch.randn(1, 1100, 2)
+
+    def spy(energy, clean, noise, sigma):
+        seen.update(c=clean, n=noise, s=sigma)
+        return torch.ones(1, 2200)
+
+    monkeypatch.setattr(m, "denoising_matching", spy)
+    monkeypatch.setattr(m, "by_autograd", lambda networks, loss: loss(None))
+    m.blurred_gradient(None, batch, 0.0)
+    noisy = seen["c"] + seen["s"] * seen["n"]
+    torch.testing.assert_close(noisy[:, :1100] + noisy[:, 1100:], 2 * batch)
+    for row, pool in ((1099, batch[0, 1000:]), (2199, batch[0, 1000:]), (999, batch[0, :1000]), (1100, batch[0, :1000])):
+        odds = (-(noisy[0, row] - pool).square().sum(1) / (2 * seen["s"][0, row] ** 2)).softmax(0)
+        torch.testing.assert_close(seen["c"][0, row], odds @ pool, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("sigma", "floor"), [(0.05, 0.032), (0.1, 0.064)])
 def test_what_blurring_alone_costs_on_the_squares(sigma, floor):
     """The floor in blurred_gradient's docstring: an axis is uniform on ±[0.75, 3.75]; blurred, a difference of Φ's."""
