@@ -181,6 +181,11 @@ def judge(run):
     return net, (net(x_test).argmax(1) == y_test).float().mean().item()
 
 
+def in_float64(x):
+    """A tensor as SciPy and scikit-learn judge it: their answers to float32 differ from processor to processor."""
+    return to_numpy(x).astype(float)
+
+
 def frechet_distance(a, b):
     """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½) of two sets of features (N, k) (Dowson & Landau 1982), in float64."""
     (m1, c1), (m2, c2) = ((f.mean(0), np.cov(f.T)) for f in (np.asarray(a, float), np.asarray(b, float)))
@@ -191,7 +196,7 @@ def frechet_distance(a, b):
 def frechet_to_test(run, x):
     """Fréchet distance of images (N, d) to the test images, on the judge's features."""
     x_train, x_test, _, _ = images(run)
-    train, test, ours = (judge(run)[0][:4](part).cpu().numpy() for part in (x_train, x_test, x.clamp(-1, 1)))
+    train, test, ours = (in_float64(judge(run)[0][:4](part)) for part in (x_train, x_test, x.clamp(-1, 1)))
     return frechet_distance(ours / train.std(0), test / train.std(0))
 
 
@@ -202,8 +207,8 @@ def frechet_and_sem(run, x):
 
 def two_sample_accuracy(run, x):
     """How often an SVM tells images (N, d) from as many training images, cross-validated: mean and its standard error."""
-    real = images(run)[0][: len(x)].cpu().numpy()
-    x = x[: len(real)].clamp(-1, 1).cpu().numpy()
+    real = in_float64(images(run)[0][: len(x)])
+    x = in_float64(x[: len(real)].clamp(-1, 1))
     folds = StratifiedKFold(5 if len(x) > 100 else 2, shuffle=True, random_state=0)
     return mean_and_sem(cross_val_score(SVC(), np.concatenate([x, real]), np.arange(2 * len(x)) < len(x), cv=folds))
 
@@ -890,7 +895,7 @@ def section_truth2d(run):
 
 def mixture_samples(run, n):
     """n images (n, d) from a Gaussian mixture with 40 components fitted to the training images."""
-    x = images(run)[0].cpu().numpy()
+    x = in_float64(images(run)[0])
     shape = "full" if x.shape[1] < 100 else "diag"
     fitted = GaussianMixture(min(40, len(x) // 10), covariance_type=shape, reg_covar=1e-3, random_state=run.seed).fit(x)
     drawn, _ = fitted.sample(n)  # in the order of the components

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from conftest import load
+from conftest import import_torchvision, load
 from torch import nn
 from torch.nn.functional import silu
 
@@ -98,18 +98,10 @@ def test_digits_span_minus_one_to_one_and_validation_images_come_from_the_traini
 def data_folder(tmp_path, monkeypatch):
     """An empty working folder's data/, without a network, and with torchvision made to load beside a CPU torch."""
     monkeypatch.chdir(tmp_path)
-    library = torch.library.Library("torchvision", "FRAGMENT")  # its compiled part may not load
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
-            library.define(schema)
-    from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
-
-    for data in (MNIST, FashionMNIST):
+    datasets = import_torchvision()
+    for data in (datasets.MNIST, datasets.FashionMNIST):
         monkeypatch.setattr(data, "mirrors", ["http://127.0.0.1:9/"])
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/")
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/")
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -131,8 +123,7 @@ def test_mnist_and_fashion_mnist_go_through_torchvision(data_folder, name, folde
 
 
 def test_cifar10_goes_through_torchvision_with_the_channels_first(data_folder, monkeypatch):
-    from torchvision.datasets import CIFAR10
-
+    CIFAR10 = import_torchvision().CIFAR10
     folder, rng = data_folder / CIFAR10.base_folder, np.random.default_rng(0)
     folder.mkdir()
 
@@ -734,6 +725,25 @@ def test_the_mixture_to_compare_with_resembles_the_images_and_comes_shuffled(run
     labels = torch.cdist(x, train).argmin(1)
     labels = m.images(run)[2][labels]
     assert torch.bincount(labels[:100], minlength=10).min() > 0
+
+
+def test_scikit_learn_and_scipy_are_handed_float64(run, monkeypatch):
+    """In float32 a mixture's covariances lose their definiteness on some processors, and its samples with them."""
+    handed = []
+
+    class Mixture(m.GaussianMixture):
+        def fit(self, x):
+            handed.append(x.dtype)
+            return super().fit(x)
+
+    monkeypatch.setattr(m, "GaussianMixture", Mixture)
+    monkeypatch.setattr(m, "cross_val_score", lambda svm, x, y, cv: handed.append(x.dtype) or np.ones(2))
+    monkeypatch.setattr(m, "frechet_distance", lambda a, b: handed.extend((a.dtype, b.dtype)))
+    x = m.mixture_samples(run, 40)
+    assert x.dtype == torch.float32
+    m.two_sample_accuracy(run, x)
+    m.frechet_to_test(run, x)
+    assert handed == [np.float64] * 4
 
 
 # 6. Ablations
