@@ -1016,37 +1016,41 @@ def test_a_checkpoint_is_put_in_place_however_long_a_scanner_holds_the_old_one(t
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("seed", "changes", "said"),
     [
-        ([], ""),
-        (["--seed", "5"], "; --seed was 0; the training goes on with the random numbers of the old seed"),
-        (["--learning-rate", "0.002"], "; --learning-rate was 0.001"),
-        (["--n-updates", "3"], "; --n-updates was 2"),
-        (["--n-updates", "1"], "; --n-updates was 2; --n-updates 1 leaves nothing to train"),
+        (0, {}, ""),
+        (5, {}, "; --seed was 0; the training goes on with the random numbers of the old seed"),
+        (0, {"learning_rate": 0.002}, "; --learning-rate was 0.001"),
+        (0, {"n_updates": 3}, "; --n-updates was 2"),
+        (0, {"n_updates": 1}, "; --n-updates was 2"),
     ],
 )
-def test_what_a_resumed_training_does_otherwise_is_said_in_one_line(flags, said, checkpoint, tmp_path, capsys):
-    path = tmp_path / "c.pt"
+def test_what_a_resumed_training_does_otherwise_is_said_in_one_line(seed, changes, said, checkpoint, tmp_path, capsys):
+    path, n = tmp_path / "c.pt", changes.get("n_updates", 2)
     path.write_bytes(checkpoint)
-    end = "" if "--n-updates" in flags else "; --n-updates 2 leaves nothing to train"
-    train_digits("--n-updates", 2, *flags, "--resume", path, "--out", tmp_path / "out")
-    lines = [line for line in capsys.readouterr().out.splitlines() if "goes on after" in line]
-    assert lines == [f"  {path} goes on after update 2{said}{end}"]
+    run = m.Run(tiny(**({"n_updates": n, "resume": str(path)} | changes)), seed, "cpu", tmp_path, False)
+    run.section = "digits"
+    assert m.trained(run)[0].step == max(n, 2)
+    end = f"; --n-updates {n} leaves nothing to train" if n < 3 else ""
+    assert capsys.readouterr().out == f"  {path} goes on after update 2{said}{end}\n"
 
 
-def test_a_section_that_trains_nothing_from_a_checkpoint_says_so_once(checkpoint, tmp_path, capsys):
+@pytest.mark.parametrize(("section", "times"), [("conditional", 1), ("longrun", 0), ("digits", 0)])
+def test_a_section_that_trains_nothing_from_a_checkpoint_says_so_once(section, times, checkpoint, tmp_path, capsys):
     (tmp_path / "c.pt").write_bytes(checkpoint)
-    flags = ["--smoke", "--resume", str(tmp_path / "c.pt"), "--out", str(tmp_path), "--section"]
-    for section, times in (("truth2d", 1), ("conditional", 1), ("longrun", 0)):
-        m.main([*flags, section, "--n-updates", "2"])
-        assert capsys.readouterr().out.count("serve the sections digits and longrun") == times
+    run = a_run(tmp_path, resume=str(tmp_path / "c.pt"))
+    run.section = section
+    for _ in range(2):
+        m.images(run)
+    assert capsys.readouterr().out.count("serve the sections digits and longrun") == times
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
 def test_a_killed_run_always_leaves_a_checkpoint_to_go_on_from(tmp_path):
     path, step, rng = tmp_path / "c.pt", 0, random.Random(0)
     command = [sys.executable, "-I", m.__file__, "--smoke", "--section", "digits", "--width", "16", "--n-updates", "1000000"]
     command += ["--checkpoint", str(path), "--checkpoint-every", "1", "--out", str(tmp_path / "out")]
-    for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+    for kind in (signal.SIGKILL, signal.SIGTERM):
         resume = ["--resume", str(path)] if step else []
         last = path.stat().st_mtime_ns if step else None
         with subprocess.Popen(command + resume, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -1068,8 +1072,9 @@ def test_a_killed_run_always_leaves_a_checkpoint_to_go_on_from(tmp_path):
 @pytest.mark.parametrize("dist", [None, types.SimpleNamespace(is_available=lambda: False)], ids=["no import", "not built"])
 def test_a_torch_without_distributed_trains_and_keeps_checkpoints(dist, tmp_path, monkeypatch):
     monkeypatch.setattr(m, "dist", dist)
-    train_digits("--n-updates", 2, "--checkpoint", tmp_path / "c.pt", "--out", tmp_path)
-    train_digits("--n-updates", 3, "--resume", tmp_path / "c.pt", "--out", tmp_path)
+    file = str(tmp_path / "c.pt")
+    assert m.trained(a_run(tmp_path, n_updates=2, checkpoint=file))[0].step == 2
+    assert m.trained(a_run(tmp_path, n_updates=3, resume=file))[0].step == 3
 
 
 def test_the_module_loads_where_distributed_cannot_be_imported(monkeypatch):
@@ -1092,7 +1097,7 @@ def test_a_world_size_that_something_else_left_behind_joins_nobody(size, said, m
     sections = dict(m.SECTIONS)
     with m.joined_ranks():
         assert not m.joined()
-        assert m.SECTIONS == sections
+        assert sections == m.SECTIONS
     assert ("it runs alone" in capsys.readouterr().out) == said
 
 
@@ -1149,6 +1154,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+no_torchrun = pytest.mark.skipif(sys.platform == "win32", reason="torch for Windows comes without what torchrun needs")
+
+
 def torchrun(folder, *command):
     """Two processes of a Python file, in a folder."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -1157,6 +1165,7 @@ def torchrun(folder, *command):
     )
 
 
+@no_torchrun
 def test_two_processes_make_the_steps_that_one_makes_on_the_joined_batch_and_resume_bit_for_bit(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
     process = torchrun(tmp_path, "worker.py", Path(__file__).parent, tmp_path)
@@ -1178,6 +1187,7 @@ def test_two_processes_make_the_steps_that_one_makes_on_the_joined_batch_and_res
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+@no_torchrun
 def test_torchrun_trains_digits_and_prints_and_writes_once(tmp_path):
     (tmp_path / "noted.py").write_text(NOTED, encoding="utf-8")
     process = torchrun(tmp_path, "noted.py", m.__file__, "--smoke", "--out", "out", "--checkpoint", tmp_path / "c.pt")
@@ -1189,7 +1199,8 @@ def test_torchrun_trains_digits_and_prints_and_writes_once(tmp_path):
     assert {Path(name).parent for name in first} == {Path("out"), tmp_path}
     assert all(Path(name).is_absolute() and not Path(name).is_relative_to(tmp_path) for name in second)
     assert not any(Path(name).exists() for name in second)
-    names = [line.split()[0] for line in process.stdout.splitlines() if line.startswith("  ")]
+    head, *names = [line.split()[0] for line in process.stdout.splitlines() if line.startswith("  ")]
+    assert head == "measured"
     assert names == [name.removeprefix("digits/") for name in record["metrics"]]
 
     before = (tmp_path / "c.pt").read_bytes()
