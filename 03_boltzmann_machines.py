@@ -180,11 +180,6 @@ def mean_and_sem(x):
     return x.mean(0), x.std(0) / len(x) ** 0.5 if len(x) > 1 else torch.full_like(x[0], math.nan)
 
 
-def if_known(x):
-    """`x`, or None where it is nan: the standard error of a single repeat, and tolerances made of it."""
-    return None if math.isnan(x) else x
-
-
 def log_slope(x, y):
     """Least-squares slopes of log y (R, K) against log x (K,): (R,)."""
     log_x = x.log() - x.log().mean()
@@ -250,14 +245,14 @@ def section_units(run):
         ax.errorbar(*map(to_numpy, (n_draws, mean, sem)), fmt=marker, ms=6, color=colour, label=label)
         if name == "wrong":
             noise = expected_tv(p_double, n_draws[-1], wrong_kernel)  # by the triangle inequality, it is no further off
-            run.metric("tv_wrong_rule", mean[-1], if_known(sem[-1]), against=("exact TV(T, 2T)", floor), within=noise)
+            run.metric("tv_wrong_rule", mean[-1], sem[-1], against=("exact TV(T, 2T)", floor), within=noise)
         else:
             slope, slope_sem = mean_and_sem(log_slope(n_draws, tv))
             against = ("theory", -0.5)
-            run.metric(f"slope_{name}", slope, if_known(slope_sem), against=against, within=if_known(4 * slope_sem))
+            run.metric(f"slope_{name}", slope, slope_sem, against=against, within=4 * slope_sem)
             expected = expected_tv(p, n_draws[-1], kernel)
-            tolerance = if_known(4 * sem[-1] + 0.01 * expected)  # the central limit theorem is not yet exact
-            run.metric(f"tv_{name}", mean[-1], if_known(sem[-1]), against=("exact", expected), within=tolerance)
+            tolerance = 4 * sem[-1] + 0.01 * expected  # the central limit theorem is not yet exact
+            run.metric(f"tv_{name}", mean[-1], sem[-1], against=("exact", expected), within=tolerance)
     line = torch.stack([expected_tv(p, n, kernel) for n in n_draws])
     ax.plot(to_numpy(n_draws), to_numpy(line), "k--", label="theory for this chain, slope -1/2")
     ax.axhline(float(floor), color="k", ls=":", label="exact distance of T from 2T")
@@ -469,10 +464,10 @@ def section_learning(run):
         kl[name] = (ceiling_test - test).view(6, -1)
         loss_sem = mean_and_sem(kl[name][3])[1]  # the spread of the distance to the ceiling, not of the ceilings
         against = ("-teacher's entropy", ceiling_test[at_one].mean())
-        run.metric(f"test_{name.lower()}", test[at_one].mean(), if_known(loss_sem), against)
+        run.metric(f"test_{name.lower()}", test[at_one].mean(), loss_sem, against)
         loss_sem = mean_and_sem((ceiling_data - train)[at_one])[1]
         against = ("-data's entropy", ceiling_data[at_one].mean())
-        run.metric(f"train_{name.lower()}", train[at_one].mean(), if_known(loss_sem), against)
+        run.metric(f"train_{name.lower()}", train[at_one].mean(), loss_sem, against)
         run.metric(f"fit_{name.lower()}_seconds", seconds)
         label = name.replace("_", " ")
         points = map(to_numpy, (strengths, *mean_and_sem(kl[name].T)))
@@ -483,7 +478,7 @@ def section_learning(run):
     tolerance = 4 * (4 / (n * (n + 1)) / len(mild)) ** 0.5
     run.metric("exact_kl_over_d_2n", *mean_and_sem(mild), against=("Wilks (1938)", 1), within=tolerance)
     loss, loss_sem = mean_and_sem(kl["pseudo_likelihood"][3] / kl["exact"][3])
-    run.metric("pseudo_kl_over_exact_kl", loss, if_known(loss_sem), against=("exact", 1))
+    run.metric("pseudo_kl_over_exact_kl", loss, loss_sem, against=("exact", 1))
     ax.axhline(price, color="k", ls="--", label="theory of exact fits: d/(2n)")
     ax.set(yscale="log", xlabel="coupling strength of the teacher", ylabel="KL(teacher || fit), nats")
     ax.set_title("Pseudo-likelihood matches exact learning;\nmean field fails where couplings are strong")
@@ -596,7 +591,7 @@ def section_hidden(run):
             run.metric(f"{name}_{n_hidden}_hidden_best", reached.max(), against=against, within=tolerance)
             success, success_sem = mean_and_sem((reached > best[3] - tolerance).double())
             if best[n_hidden] == best[3]:
-                run.metric(f"{name}_{n_hidden}_hidden_success", success, if_known(success_sem))
+                run.metric(f"{name}_{n_hidden}_hidden_success", success, success_sem)
             x = n_hidden + 0.3 * torch.rand(len(reached), generator=generator) - 0.15
             ax.plot(to_numpy(x), to_numpy(reached), "o", color="tab:orange", alpha=0.4, ms=4, mew=0)
             label = None if n_hidden else "exact best of any weights"
@@ -775,25 +770,25 @@ def section_ising(run):
     cold, hot = 3, -4
     for i, where in ((cold, "cold"), (middle, "at_tc"), (hot, "hot")):
         against = (f"Kaufman, T = {temperature[i]:.3f}", exact_e[i])
-        run.metric(f"energy_{where}", e[i], if_known(e_sem[i]), against=against, within=if_known(5 * e_sem[i]))
+        run.metric(f"energy_{where}", e[i], e_sem[i], against=against, within=5 * e_sem[i])
     against = (f"Yang, T = {temperature[cold]:.3f}", exact_m[cold])
-    run.metric("magnetisation_cold", m[cold], if_known(m_sem[cold]), against=against, within=if_known(5 * m_sem[cold]))
+    run.metric("magnetisation_cold", m[cold], m_sem[cold], against=against, within=5 * m_sem[cold])
     if config.n_lattices > 1:
         worst = ((e - exact_e).abs() / (e_sem + 1e-6)).max()  # over all temperatures
         run.metric("worst_energy_error_in_sem", worst, against=("exact", 0), within=5)
 
     tau, tau_sem = torch.stack([t[0] for t in times]), torch.stack([t[1] for t in times])  # (3 sides, n_temps)
     peak = temperature[tau[-1].argmax()]
-    run.metric("tau_at_tc", tau[-1, middle], if_known(tau_sem[-1, middle]))
-    run.metric("tau_hottest", tau[-1, -1], if_known(tau_sem[-1, -1]))
+    run.metric("tau_at_tc", tau[-1, middle], tau_sem[-1, middle])
+    run.metric("tau_hottest", tau[-1, -1], tau_sem[-1, -1])
     foldings = 2 * burn_in / tau[-1, middle]  # the start is forgotten by a factor exp(-this)
-    run.metric("discarded_e_foldings_at_tc", foldings, if_known(foldings * tau_sem[-1, middle] / tau[-1, middle]))
+    run.metric("discarded_e_foldings_at_tc", foldings, foldings * tau_sem[-1, middle] / tau[-1, middle])
     # A finite lattice's peak lies about Tc/L away from Tc, and the grid of temperatures is 0.022 wide there.
     tolerance = t_c / side + temperature[middle + 1] - t_c
     run.metric("tau_peak_temperature", peak, against=("Tc", t_c), within=tolerance)
     z, z_sem = weighted_slope(torch.tensor(sides).double().log(), tau[:, middle].log(), tau_sem[:, middle] / tau[:, middle])
     against = ("Nightingale & Blote (1996)", 2.1665)
-    run.metric("dynamic_exponent_z", z, if_known(z_sem), against=against, within=if_known(4 * z_sem))
+    run.metric("dynamic_exponent_z", z, z_sem, against=against, within=4 * z_sem)
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4))
     fine = torch.linspace(float(temperature[0]), float(temperature[-1]), 400)
@@ -940,7 +935,7 @@ def section_annealing(run):
     constant = n * (-ground_energies(-W) - ground)  # N (max E - min E), Geman & Geman (1984), theorem B
     against = ("updates given here", math.log10(budgets[-1] * n))
     updates, updates_sem = mean_and_sem(constant / 0.2 / math.log(10))
-    run.metric("theorem_log10_updates_to_T_0.2", updates, if_known(updates_sem), against=against)
+    run.metric("theorem_log10_updates_to_T_0.2", updates, updates_sem, against=against)
 
     fig, (ax, ax2) = plt.subplots(1, 2, figsize=(12, 4.6))
     shown = budgets[len(budgets) // 2]
@@ -954,13 +949,13 @@ def section_annealing(run):
         met = [method(W, budget, config.n_runs) < ground[:, None] + 1e-4 for budget in budgets]
         success = torch.tensor([mean_and_sem(share.double().mean(1)) for share in met])  # (budgets, 2)
         met_shown, met_sem = success[budgets.index(shown)]
-        run.metric(f"success_{shown}_{name.replace(' ', '_')}", met_shown, if_known(met_sem))
+        run.metric(f"success_{shown}_{name.replace(' ', '_')}", met_shown, met_sem)
         colour = "k" if name == "restarted descent" else None
         ax.errorbar(budgets, *to_numpy(success.T), fmt=f"{marker}-", color=colour, label=name)
         lowest = [torch.stack([found[other][k].amin(1) for other in METHODS]).amin(0) for k in range(len(sizes))]
         excess = torch.tensor([mean_and_sem(found[name][k].mean(1) - lowest[k]) for k in range(len(sizes))])
         ax2.errorbar(sizes, *to_numpy(excess.T), fmt=f"{marker}-", color=colour, label=name)
-        run.metric(f"excess_energy_{sizes[-1]}_{name.replace(' ', '_')}", excess[-1, 0], if_known(excess[-1, 1]))
+        run.metric(f"excess_energy_{sizes[-1]}_{name.replace(' ', '_')}", excess[-1, 0], excess[-1, 1])
     ax.set(xscale="log", xlabel="budget, sweeps of 20 single-unit updates", ylabel="runs that met the ground state")
     ax.set_title("20 units: greedy restarts win")
     ax2.set(xscale="log", xlabel="number of units", ylabel="lowest energy per unit, above the best run's")
@@ -1051,7 +1046,7 @@ class Diagnosis(NamedTuple):
     n_stuck: int
 
 
-def diagnose(chains):
+def diagnose_chains(chains):
     """The Diagnosis of magnetisations `chains` (n_chains, n_draws). If no chain moves, R-hat and ESS are 0/0, and mean this:
     R-hat is 1 if the chains agree and infinite if they do not, and a chain is worth one draw."""
     stuck = (chains == chains[:, :1]).all(1)
@@ -1083,7 +1078,7 @@ def section_diagnostics(run):
         start = torch.ones(n_chains, n)
         start[:n_down] = -1
         m = gibbs_chains(start, W, b, temperature, config.n_draws)
-        r_hat, ess, tau, tau_sem, switches, n_modes, n_stuck = diagnose(m)
+        r_hat, ess, tau, tau_sem, switches, n_modes, n_stuck = diagnose_chains(m)
         healthy = name == "mixing"
         run.metric(f"{name}_chains_that_never_moved", n_stuck, against=("alarm above", 0))
         if n_stuck:
@@ -1207,7 +1202,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1336,7 +1332,7 @@ def main(argv=None):
 
 # Copied from 01_ebm_foundations.py: __main__
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

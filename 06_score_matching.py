@@ -79,9 +79,9 @@ SMOKE |= {"batch_size": 40, "width": 32, "n_grid": 30, "n_seeds": 2, "n_mode_ste
 
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
-    """Mean of independent repeats, and its standard error."""
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
     values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
-    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 # %% 1. Hyvarinen's identity
@@ -237,10 +237,8 @@ def section_objectives(run):
     for name, (exact, objective) in objectives.items():  # the variance 1/λ at the minimum, for each repeat
         at = [objective(lambda y, k=k: 0.5 * k * (y**2).sum(-1)).mean(1).detach() for k in (0, 1, 2)]
         value, sem = mean_and_sem((1 / vertex(*at)).cpu())
-        sem = sem if config.n_repeats > 1 else None  # one repeat has no spread
         learned[name] = value, sem
-        within = None if sem is None else 4 * sem + 1e-5
-        run.metric(f"variance_{name}", value, sem, against=("exact", exact), within=within)
+        run.metric(f"variance_{name}", value, sem, against=("exact", exact), within=4 * sem + 1e-5)
 
     dims, n_points, n_draws = np.array([4, 8, 16, 32, 64, 128, 256]), 8, max(config.n_samples // 10, 4)
     spread, seconds = {"plain": [], "reduced": []}, {"exact": [], "sliced": []}
@@ -383,7 +381,7 @@ def section_nce(run):
         baseline.append((estimate - log_z(truth)).square().mean().sqrt().item())
     theta = fits[widths.index(1.5)]
     value, sem = mean_and_sem(theta[:, 3] - log_z(theta[:, :3]))
-    sem, within = (sem, 0.02) if repeats > 1 else (None, None)
+    within = 0.02 if repeats > 1 else None
     run.metric("learned_constant_minus_log_z", value, sem, against=("the grid's log Z", 0), within=within)
     for width, label in ((0.4, "too_narrow"), (1.5, "good"), (20.0, "too_wide")):
         i = widths.index(width)  # a root mean square of R numbers has relative standard error 1/√(2R)
@@ -394,7 +392,7 @@ def section_nce(run):
     value, sem = mean_and_sem((p * (p.log() - model).where(p > 0, 0.0)).sum(1) * dx)
     entropy = -(p * p.log().where(p > 0, 0.0)).sum() * dx
     gaussian = 0.5 * math.log(2 * math.pi * math.e * variance) - entropy
-    run.metric("kl_to_data", value, sem if repeats > 1 else None, against=("the best Gaussian", gaussian))
+    run.metric("kl_to_data", value, sem, against=("the best Gaussian", gaussian))
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="tight")
     axes[0].plot(to_numpy(axis), to_numpy(p), "k--", lw=2, label="data")
@@ -972,8 +970,7 @@ def section_blindness(run):
             learned[name], densities[name] = p[:, axis < 0].sum(1), p / (axis[1] - axis[0])
     for name, values in learned.items():
         value, sem = mean_and_sem(values.cpu())
-        within = {"likelihood": 0.02, "nce": 0.02, "noise_levels": 0.05}.get(name)
-        sem, within = (sem, within) if n > 1 else (None, None)  # one network has no spread
+        within = {"likelihood": 0.02, "nce": 0.02, "noise_levels": 0.05}.get(name) if n > 1 else None
         run.metric(f"weight_{name}", value, sem, against=("truth", weight), within=within)
         run.metric(f"weight_{name}_rms_error", (values - weight).square().mean().sqrt())
 
@@ -1298,7 +1295,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1427,7 +1425,7 @@ def main(argv=None):
 
 # Copied from 01_ebm_foundations.py: __main__
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

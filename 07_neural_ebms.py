@@ -179,8 +179,10 @@ def own_random_stream(train):
 
     @functools.wraps(train)
     def trained(run, *args, **options):
-        device = run.device
-        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+        device, others = run.device, {"devices": []}
+        if device.type != "cpu":
+            here = torch.cuda.current_device() if device == torch.device("cuda") else device.index or 0
+            others = {"devices": [here], "device_type": device.type}
         with torch.random.fork_rng(**others):
             return train(run, *args, **options)
 
@@ -266,9 +268,9 @@ def nearest_distances(x, x_train):
 
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
-    """Mean of independent repeats, and its standard error."""
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
     values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
-    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 # Differs from 04_restricted_boltzmann_machines.py: show_images - grey or colour, in [-1, 1]
@@ -1151,13 +1153,12 @@ def section_ablations(run):
         clean = (ends - changed.data_noise**2 * trainer.average.slope(ends)).nan_to_num(1.0, 1.0, -1.0)
         key = name.replace(" ", "_").replace("/", "by").replace("%", "percent")
         scores[name] = mean_and_sem([frechet_to_test(run, part) for part in clean])
-        sem = scores[name][1] if config.n_seeds > 1 else None
-        run.metric(f"frechet_{key}", scores[name][0], sem, against=("as it is", scores["as it is"][0]))
+        run.metric(f"frechet_{key}", *scores[name], against=("as it is", scores["as it is"][0]))
 
     fig, ax = plt.subplots(figsize=(10, 4.8), layout="tight")
     means, errors = zip(*scores.values(), strict=True)
     colours = ["tab:blue"] + ["tab:orange"] * (len(scores) - 1)
-    ax.barh(list(scores), means, xerr=errors if config.n_seeds > 1 else None, color=colours, capsize=4)
+    ax.barh(list(scores), means, xerr=errors, color=colours, capsize=4)
     ax.axvline(means[0], color="tab:blue", ls=":")
     ax.invert_yaxis()
     title = f"one change each ({config.n_seeds} networks, {n_updates} updates): some break it, some hardly matter"
@@ -1385,7 +1386,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1514,7 +1516,7 @@ def main(argv=None):
 
 # Differs from 01_ebm_foundations.py: __main__ - under torchrun the processes train together
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         with joined_ranks():
             main()

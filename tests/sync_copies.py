@@ -18,7 +18,8 @@ def definitions(path):
     """The functions and classes of a module: {name: (its text, the words of its mark or None, (first, last line))}."""
     lines, found = path.read_text(encoding="utf-8").splitlines(keepends=True), {}
     for node in ast.parse("".join(lines)).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If)):
+        is_main = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) or is_main:
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) - 1
             mark = MARK.match(lines[first - 1].rstrip())
             text = "".join(lines[first : node.end_lineno])

@@ -535,14 +535,14 @@ def test_diagnostics_are_blind_to_a_mode_that_no_chain_visits_and_see_chains_tha
 def test_chains_that_do_not_move_are_diagnosed_as_stuck():
     """0/0 ended a run: R-hat of constants is 1 if they agree and infinite if not, and each is worth one draw."""
     agree, disagree = (
-        m.diagnose(torch.ones(4, 50).double()),
-        m.diagnose(torch.tensor([[1.0], [-1.0]]).expand(2, 50).double()),
+        m.diagnose_chains(torch.ones(4, 50).double()),
+        m.diagnose_chains(torch.tensor([[1.0], [-1.0]]).expand(2, 50).double()),
     )
     assert (agree.r_hat, agree.ess, agree.n_stuck) == (1, 4, 4)
     assert (disagree.r_hat, disagree.ess, disagree.n_stuck) == (math.inf, 2, 2)
     moving = torch.randn(3, 50).double()
     moving[1] = 0.7
-    found = m.diagnose(moving)
+    found = m.diagnose_chains(moving)
     assert found.n_stuck == 1
     assert found.r_hat == float(m.split_r_hat(moving))
     assert found.ess == float(m.effective_sample_size(moving))

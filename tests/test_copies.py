@@ -48,3 +48,13 @@ def test_fix_renews_drifted_copies_and_nothing_else(tmp_path):
     assert (tmp_path / "02_b.py").read_text(
         encoding="utf-8"
     ) == "y = 2\n\n\n" + MARK + ORIGINAL + "\n\nz = 3\n\n\ndef g():\n    pass\n"
+
+
+def test_fix_keeps_the_places_where_another_if_stands_at_the_top(tmp_path):
+    """The mistake: taking any `if` for `if __name__ ...`, whose copy is then written over other lines."""
+    main = 'if __name__ == "__main__":\n    f()\n'
+    (tmp_path / "01_a.py").write_text("if True:\n    x = 1\n\n\n" + ORIGINAL + "\n\n" + main, encoding="utf-8")
+    copied = "if True:\n    x = 2\n\n\n{}{}\n\n# Copied from 01_a.py: __main__\n{}"
+    (tmp_path / "02_b.py").write_text(copied.format(MARK, ORIGINAL + "# longer\n", main + "    f()\n"), encoding="utf-8")
+    assert problems(tmp_path, fix=True) == []
+    assert (tmp_path / "02_b.py").read_text(encoding="utf-8") == copied.format(MARK, ORIGINAL + "# longer\n", main)
