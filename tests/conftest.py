@@ -23,6 +23,7 @@ MODULES = sorted(ROOT.glob("[0-9][0-9]_*.py"))
 plt.switch_backend("agg")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Under pytest-xdist all tests of one module run in one process, which loads and smoke-runs it once."""
     for item in items:
