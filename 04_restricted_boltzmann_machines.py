@@ -7,13 +7,14 @@ Visible units v ∈ {0,1}^d, hidden units h ∈ {0,1}^m, and no connection withi
     F(v) = -b·v - Σ_j log(1 + exp(c_j + (v W)_j)),         p(v) = exp(-F(v)) / Z         (3)
     ∂ log p(v)/∂W = v ĥ(v)ᵀ - E_{v'~p}[v' ĥ(v')ᵀ],        ĥ(v) = P(h = 1 | v)            (4)
 
-Run      python 04_restricted_boltzmann_machines.py                    all sections, about 2 min on two CPU cores
+Run      python 04_restricted_boltzmann_machines.py                    all sections, about 3 min on two CPU cores
          python 04_restricted_boltzmann_machines.py --section likelihood --show
-         python 04_restricted_boltzmann_machines.py --dataset mnist --n-hidden 500 --section likelihood
+         python 04_restricted_boltzmann_machines.py --dataset mnist --n-hidden 500 --learning-rate 0.05 --section likelihood
 Writes   outputs/04_restricted_boltzmann_machines/*.png and metrics.json
-Before   module 03
-Sources  Smolensky (1986); Hinton (2002); Hinton, Osindero & Teh (2006); Larochelle & Bengio (2008);
-         Salakhutdinov & Murray (2008); Tieleman (2008)
+Before   module 03        Exercises  ex04_1, ex04_2, ex04_3, ex04_4, o1
+Sources  Smolensky (1986); Younes (1989, 1999); Hinton (2002, 2012); Welling, Rosen-Zvi & Hinton (2005); Hinton, Osindero &
+         Teh (2006); Larochelle & Bengio (2008); Salakhutdinov & Murray (2008); Tieleman (2008); Grosse, Ghahramani & Adams
+         (2015); Decelle, Fissore & Furtlehner (2017); Decelle, Furtlehner & Seoane (2021)
 """
 
 import argparse
@@ -505,8 +506,10 @@ def draw_phases(found, ks):
     means, sems = zip(*(mean_and_sem(values) for values in found.cosines.T), strict=True)
     axes[3].errorbar(ks, means, sems, fmt="o-", color="tab:orange", label="CD-k")
     axes[3].axhline(1, color="k", ls="--", label="exact gradient")
-    axes[3].set(title="CD-k turns towards\nthe exact gradient", xlabel="Gibbs sweeps k", ylabel="cosine with it")
-    axes[3].legend()
+    axes[3].set(title=f"CD-{ks[0]} is at {means[0]:.3f},\nCD-{ks[-1]} at {means[-1]:.4f}", xlabel="Gibbs sweeps k")
+    axes[3].set(ylabel="cosine with the exact gradient", xscale="log", xticks=ks, xticklabels=ks)
+    axes[3].minorticks_off()
+    axes[3].legend(loc="lower right")
     return fig
 
 
@@ -576,8 +579,10 @@ def own_random_stream(train):
 
     @functools.wraps(train)
     def trained(run, *args, **options):
-        device = run.device
-        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+        device, others = run.device, {"devices": []}
+        if device.type != "cpu":
+            here = torch.cuda.current_device() if device == torch.device("cuda") else device.index or 0
+            others = {"devices": [here], "device_type": device.type}
         with torch.random.fork_rng(**others):
             return train(run, *args, **options)
 
@@ -669,26 +674,30 @@ COLORS = {  # one colour and one marker for one method, through the module
 
 def draw_training(recipes, overfitting, pixel_gap, n_hidden):
     """Likelihood of the recipes on the way; gap of free energies, and test likelihood, at two weight decays."""
-    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.8), width_ratios=[1.4, 1, 1], layout="constrained")
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 5.2), width_ratios=[1.4, 1, 1], layout="constrained")
     for name, curves in recipes.items():
         means, sems = zip(*map(mean_and_sem, curves.nats.T), strict=True)
         color, marker = COLORS[name]
         left.errorbar(curves.updates, means, sems, fmt=f"{marker}-", ms=6, color=color, label=name)
-    ends = [curves.nats[:, -1].mean() for curves in recipes.values()]
-    left.set_ylim(min(ends) - 1, max(ends) + 0.3)
-    left.set(
-        title=f"{n_hidden} hidden units, each at its best rate", xlabel="updates", ylabel="exact test log likelihood (nats)"
-    )
-    left.legend(fontsize=11, loc="lower right")
+    ends = {name: curves.nats[:, -1].mean() for name, curves in recipes.items()}
+    left.set_ylim(min(ends.values()) - 1, max(ends.values()) + 0.2)
+    gain = ends["PCD-1"] - ends["PCD-1, constant rate"]
+    left.set(title=f"{n_hidden} hidden units, each at its best rate:\na falling rate is worth {gain:.2f} nats")
+    left.set(xlabel="updates", ylabel="exact test log likelihood (nats)")
+    left.legend(fontsize=11, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=3)
     for (decay, found), fmt in zip(overfitting.items(), ("o-", "X--"), strict=True):
-        color = "tab:orange" if fmt == "o-" else "tab:red"
+        color = "tab:orange" if fmt == "o-" else "tab:gray"
         thousands = np.divide(found.updates, 1000)
         middle.plot(thousands, found.gaps, fmt, color=color, label=f"weight decay {decay:.3g}")
         right.plot(thousands[1:], found.nats[1:], fmt, color=color, label=f"weight decay {decay:.3g}")
     middle.axhline(pixel_gap, color="k", ls=":", label="independent pixels")
-    middle.set(title="The gap grows as weights do", xlabel="updates (thousands)", ylabel="F(test) - F(train) (nats)")
+    middle.set(
+        title="All but the dotted part of the gap\nis overfitting",
+        xlabel="updates (thousands)",
+        ylabel="F(test) - F(train) (nats)",
+    )
     final = [found.nats[-1] for found in overfitting.values()]
-    right.set(title=f"weight decay is worth {final[0] - final[1]:.2f} nats", xlabel="updates (thousands)")
+    right.set(title=f"Weight decay is worth\n{final[0] - final[1]:.2f} nats", xlabel="updates (thousands)")
     right.set_ylabel("test log likelihood (nats, AIS)")
     middle.legend()
     return fig
@@ -696,13 +705,14 @@ def draw_training(recipes, overfitting, pixel_gap, n_hidden):
 
 def draw_machine(rbm, images, reconstructions, fantasies, n_sweeps):
     """Filters, images, their reconstructions, and samples of the model."""
-    fig, axes = plt.subplots(1, 4, figsize=(13, 3.6))
+    fig, axes = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
+    axes = axes.flatten()
     strongest = rbm.W.norm(dim=0).argsort(descending=True)[:40]
     limit = rbm.W[:, strongest].abs().max().item()
     show_images(axes[0], rbm.W[:, strongest].T, 8, "filters: columns of W", cmap="RdBu_r", vmin=-limit, vmax=limit)
     show_images(axes[1], images, 8, "test images")
     show_images(axes[2], reconstructions, 8, "their reconstructions")
-    show_images(axes[3], fantasies, 8, f"fantasies: from noise,\n{n_sweeps} Gibbs sweeps")
+    show_images(axes[3], fantasies, 8, f"fantasies: from noise, {n_sweeps} Gibbs sweeps")
     return fig
 
 
@@ -762,6 +772,11 @@ class Checklist(NamedTuple):
     activities: np.ndarray
 
     @property
+    def halfway(self):
+        """The size of an update over the size of W at the mark that is nearest to half of the training."""
+        return self.update_sizes[int(np.abs(np.subtract(self.updates, self.updates[-1] / 2)).argmin())]
+
+    @property
     def dead(self):
         """The share of hidden units that are on for less than 1 % of the images, or for more than 99 %."""
         mean = self.activities.mean(0)
@@ -790,12 +805,16 @@ def draw_checklist(found, edge):
         row[0].set(title=f"{label}: {seen.dead:.0%} of the units dead", xlabel="a unit's mean activity", ylabel="units")
         row[1].loglog(np.add(seen.updates[:-1], 1), seen.update_sizes[:-1], "o-", color="tab:orange")
         row[1].axhline(1e-3, color="k", ls="--", label="a thousandth")
-        row[1].set(title="size of an update / size of W", xlabel="update", ylim=(1e-6, 10))
+        row[1].set(
+            title=f"an update is {seen.halfway:.1g} of W, halfway", xlabel="update", ylabel="|update| / |W|", ylim=(1e-6, 30)
+        )
         row[1].legend(loc="lower left")
         row[2].loglog(np.add(seen.updates, 1), seen.singular_values, color="tab:orange", lw=0.7)
         row[2].axhline(edge, color="k", ls="--", label="edge of the initial noise")
-        row[2].set(title="singular values of W", xlabel="update", ylim=(edge / 30, None))
-        row[2].legend(loc="lower right")
+        learned = (seen.singular_values[-1] > 1.2 * edge).sum()
+        row[2].set(title=f"{learned} directions left the noise", xlabel="update", ylabel="singular values of W")
+        row[2].set_ylim(bottom=edge / 30)
+        row[2].legend(loc="lower left")
     return fig
 
 
@@ -808,8 +827,7 @@ def section_checklist(run):
     for label, factor in rates.items():
         seen = found[label] = watch_training(x_train, replace(config, learning_rate=factor * config.learning_rate))
         run.metric(f"{label}: dead units (share)", seen.dead, against=("none", 0))
-        halfway = len(seen.updates) - 2
-        run.metric(f"{label}: update / W, halfway", seen.update_sizes[halfway], against=("Hinton (2012)", 1e-3))
+        run.metric(f"{label}: update / W, halfway", seen.halfway, against=("Hinton (2012)", 1e-3))
     seen = found["right rate"]
     run.metric("largest singular value of W at the start", seen.singular_values[0, 0], against=("edge of the noise", edge))
     out = (seen.singular_values > 1.2 * edge).sum(1)
@@ -898,7 +916,7 @@ def draw_steps(found, floor, k):
     best = STEPS[int(found[f"CD-{k} from noise"].errors.mean(0).argmin())]
     ax.set(xscale="log", yscale="log", xlabel="Gibbs sweeps from noise (open: equilibrium, exact)")
     ax.set(ylabel="error of E[v_i v_j] (rms)", title=f"Trained {k} sweeps from noise, best after {best}")
-    ax.legend()
+    ax.legend(loc="upper center")
     return fig
 
 
@@ -1123,7 +1141,7 @@ def draw_models(rows, chance, n_seeds):
     ax.barh(range(len(rows)), np.subtract(means, chance), left=chance, xerr=sems, color=colors, hatch=hatches, capsize=4)
     ax.set_yticks(range(len(rows)), rows)
     for row, (mean, sem) in enumerate(rows.values()):
-        ax.text(mean + sem, row, f" {mean:.2f}", va="center")
+        ax.text(mean + np.nan_to_num(sem), row, f" {mean:.2f}", va="center")
     ax.invert_yaxis()
     ax.margins(x=0.12)
     best = max(rows, key=lambda label: rows[label][0]).replace("\n", " ")
@@ -1146,7 +1164,7 @@ def draw_flattery(found):
         ax.set_title(f"{n_hidden} hidden: {flattery.n_temps[0]} temperatures flatter by {excess:.1f} nats")
         ax.errorbar([], [], fmt="o", color="tab:orange", label="AIS of 10 chains, effective share")
         ax.plot([], [], "X", color="tab:red", label="the same, under 10 %: refused")
-        ax.margins(x=0.1, y=0.15)
+        ax.margins(x=0.15, y=0.15)
         ax.legend(loc="upper right")
     return fig
 
@@ -1241,7 +1259,7 @@ def train_discriminatively(rbm, x, y, n_updates, batch_size=100, learning_rate=0
     return RBM(*(parameter.detach() for parameter in parameters))
 
 
-def in_float64(*arrays):
+def float64_arrays(*arrays):
     """Tensors as scikit-learn judges them best: NumPy arrays of float64."""
     return [to_numpy(x).astype(np.float64) for x in arrays]
 
@@ -1252,13 +1270,13 @@ LABELS_A_CLASS = 1, 3, 10, 30, 100
 def accuracy_and_sem(right):
     """Mean of right (trainings, images) and its standard error over trainings *and* images, as if both were drawn anew."""
     right = np.atleast_2d(right).astype(np.float64)
-    errors = [mean_and_sem(right.mean(axis))[1] for axis in (0, 1)]
+    errors = np.nan_to_num([mean_and_sem(right.mean(axis))[1] for axis in (0, 1)])  # one training shows no spread
     return right.mean(), math.hypot(*errors)
 
 
 def verdict(difference, sem):
     """In words, whether a difference is more than its noise: three standard errors."""
-    return "not better and not worse" if abs(difference) <= 3 * sem else "better" if difference > 0 else "worse"
+    return ("better" if difference > 0 else "worse") if abs(difference) > 3 * sem else "not better and not worse"
 
 
 def k_means_code(train, test, k, seed):
@@ -1325,7 +1343,7 @@ def draw_accuracy(scores, classifiers, peers):
         right.errorbar(means, list(group), xerr=sems, fmt=fmt, ms=10, color=color, capsize=4)
     right.invert_yaxis()
     right.grid(axis="x")
-    right.set(title="All labels: classification RBMs (circles) and peers", xlabel="test accuracy")
+    right.set(title="All labels: classification RBMs (circles) and peers on pixels", xlabel="test accuracy")
     return fig
 
 
@@ -1334,8 +1352,8 @@ def section_features(run):
     x_train, x_test, y_train, y_test = binary_images(run)
     x_train, y_train = x_train[:5000], y_train[:5000]  # enough for the lesson, also on MNIST
     rbm, _ = trained_rbm(run, run.config.n_hidden, run.seed)
-    pixels, greys = in_float64(x_train, x_test), [x[:5000] for x in load_images(run.config.dataset)[:2]]
-    codes = {"pixels": pixels, "RBM features": in_float64(rbm.p_hidden(x_train), rbm.p_hidden(x_test))}
+    pixels, greys = float64_arrays(x_train, x_test), [x[:5000] for x in load_images(run.config.dataset)[:2]]
+    codes = {"pixels": pixels, "RBM features": float64_arrays(rbm.p_hidden(x_train), rbm.p_hidden(x_test))}
     codes["k-means"] = k_means_code(*pixels, run.config.n_hidden, run.seed)
     scores = compare_codes(codes, y_train, y_test, run.seed)
     for i, n_labels in enumerate(LABELS_A_CLASS):
@@ -1403,10 +1421,10 @@ def complete_images(small, large, x_train, x, known, n_sweeps, n_repeats=4):
     repeated = repeated.reshape(n_repeats, *x.shape)
     by_large, sample = inpaint_by_gibbs(large, x.repeat(n_repeats, 1), known, n_sweeps)
     by_large = by_large.reshape(n_repeats, *x.shape).mean(0)
-    neighbours = KNeighborsRegressor(min(10, len(x_train))).fit(*in_float64(x_train[:, known], x_train[:, ~known]))
+    neighbours = KNeighborsRegressor(min(10, len(x_train))).fit(*float64_arrays(x_train[:, known], x_train[:, ~known]))
     guesses = {
         "pixel means": x_train.mean(0)[~known].expand(len(x), -1),
-        "10 neighbours": torch.tensor(neighbours.predict(*in_float64(x[:, known]))).to(x),
+        "10 neighbours": torch.tensor(neighbours.predict(*float64_arrays(x[:, known]))).to(x),
         "mixture of 80, exact": complete_by_mixture(mixture_of_bernoullis(x_train, 80), x, known)[:, ~known],
         f"RBM, {len(small.c)} hidden, exact": exact[:, ~known],
         f"RBM, {len(large.c)} hidden, Gibbs": by_large[:, ~known],
@@ -1425,10 +1443,10 @@ def complete_images(small, large, x_train, x, known, n_sweeps, n_repeats=4):
 
 
 def draw_completions(columns):
-    """Twenty images a column."""
-    fig, axes = plt.subplots(1, len(columns), figsize=(13, 3.2))
+    """Fifteen images a column."""
+    fig, axes = plt.subplots(1, len(columns), figsize=(14, 5.2), layout="constrained")
     for ax, (title, images) in zip(axes, columns.items(), strict=True):
-        show_images(ax, images[:20], 4, title)
+        show_images(ax, images[:15], 3, title)
     return fig
 
 
@@ -1596,7 +1614,7 @@ def compare_densities(x_train, x_test, n_hidden, n_updates, batch_size, seed, de
 def draw_patches(found, patches):
     """Patches, filters of the RBM on white patches, and a bar a model; found is {kind of patches: Patches}."""
     fig, panels = plt.subplots(1, 4, figsize=(15, 4.2), width_ratios=[1, 1, 1.4, 1.4], layout="constrained")
-    show_images(panels[0], patches[:16], 4, "test patches", vmin=-2, vmax=2, cmap="gray")
+    show_images(panels[0], patches[:16], 4, "test patches: sky and roof", vmin=-2, vmax=2, cmap="gray")
     weights = next(iter(found.values())).rbm.W
     limit = weights.abs().max().item()
     show_images(panels[1], weights.T, 4, "filters, white patches", vmin=-limit, vmax=limit, cmap="RdBu_r")
@@ -1607,6 +1625,7 @@ def draw_patches(found, patches):
         bars = ax.barh(list(nats), list(nats.values()), color=colors, hatch=hatches)
         ax.bar_label(bars, fmt=" %.1f ")
         ax.margins(x=0.3)
+        ax.axvline(0, color="k", lw=0.8)
         ax.invert_yaxis()
         gain = nats["RBM on white patches"] - nats["one Gaussian"]
         ax.set(title=f"{kind}: weights add {gain:.1f} nats", xlabel="test log density (nats)")
@@ -1690,7 +1709,7 @@ def stack_codes(layers, x_train, x_test, y_train, y_test):
     codes = [(x_train, x_test)]
     for layer in layers:
         codes.append(tuple(layer.p_hidden(code) for code in codes[-1]))
-    pairs = [in_float64(*pair) for pair in codes]
+    pairs = [float64_arrays(*pair) for pair in codes]
     return [LogisticRegression(max_iter=2000).fit(train, y_train).score(test, y_test) for train, test in pairs]
 
 
@@ -1701,9 +1720,9 @@ def n_parameters(rbm):
 
 def draw_stack(stacks, wider, images, samples):
     """Test images, samples from the top, and what the second layer adds beside what two more units add."""
-    fig, axes = plt.subplots(1, 3, figsize=(14, 4.4), width_ratios=[1, 1, 1.6], layout="constrained")
-    show_images(axes[0], images, 8, "test images")
-    show_images(axes[1], samples, 8, "from the top RBM, one step down")
+    fig, axes = plt.subplots(1, 3, figsize=(14, 5.6), width_ratios=[1, 1, 1.4], layout="constrained")
+    show_images(axes[0], images, 5, "test images")
+    show_images(axes[1], samples, 5, "from the top RBM, one step down")
     names = "bound,\ntop untrained", "bound,\ntop trained", "two layers,\nexact", "one layer,\n2 units more"
     gains = np.array([[*found[3:], nats] for found, nats in zip(stacks, wider, strict=True)])
     gains -= np.array([[found.one_layer] for found in stacks])

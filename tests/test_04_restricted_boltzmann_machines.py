@@ -693,12 +693,12 @@ def test_section_checklist_compares_rates_and_names_the_edge(planted, monkeypatc
     def fake(x, config):
         rates.append(config.learning_rate)
         values = 0.07 * np.ones((6, 9)) * np.array([1, 0.9, 1.1, 1.1, 2, 3])[:, None]
-        return m.Checklist([0, 1, 2, 4, 8, 16], values, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], np.full((4, 16), 0.5))
+        return m.Checklist([0, 1, 2, 4, 8, 13], values, [0.5, 0.4, 0.3, 0.1, 0.2, 0.0], np.full((4, 16), 0.5))
 
     monkeypatch.setattr(m, "watch_training", fake)
     m.section_checklist(run)
     np.testing.assert_allclose(rates, np.multiply(run.config.learning_rate, [1, 1 / 30, 10]))
-    assert run.metrics["right rate: update / W, halfway"] == (0.1, None, ("Hinton (2012)", 1e-3), None)
+    assert run.metrics["right rate: update / W, halfway"] == (0.2, None, ("Hinton (2012)", 1e-3), None)
     assert run.metrics["largest singular value of W at the start"][2][1] == pytest.approx(0.01 * (3 + 4))
     assert run.metrics["singular values out after 4 updates"][0] == 0
     assert "by update 8" in run.sentences[0]
@@ -914,6 +914,7 @@ def test_accuracy_counts_both_sources_of_error():
     by_training = np.std([0.5, 0.75], ddof=1) / 2**0.5
     by_image = np.std([1, 1, 0.5, 0], ddof=1) / 2
     assert (mean, sem) == (0.625, pytest.approx(math.hypot(by_training, by_image)))
+    assert m.verdict(1.0, math.nan) == "not better and not worse"  # one repeat shows nothing
     assert m.accuracy_and_sem(right[0])[1] == pytest.approx(np.std([1, 1, 0, 0], ddof=1) / 2)
 
 

@@ -1,7 +1,7 @@
 """How module 04's settings were chosen, and its rivals' with equal care: python tests/benchmarks/rbm_tuning.py [PART ...]
 
 Everything fits three quarters of the training digits and is scored on the fourth; the test digits are not touched. The
-parts: mixture, recipes (a quarter of the updates), small, large (this module and scikit-learn). About 20 minutes on one core.
+parts: mixture, recipes (a quarter of the updates), small, large (this module and scikit-learn). About 20 minutes on a core.
 """
 
 import itertools
@@ -58,7 +58,7 @@ def tune_recipes(x_fit, x_val):
                 m.train_rbm(m.fresh_rbm(x_fit, m.Config.n_small), x_fit, setting, **settings), x_fit, x_val
             )
 
-        rates = (0.01, 0.03, 0.1) if "momentum" in name else (0.03, 0.1, 0.3) if "constant" in name else (0.1, 0.3, 1.0)
+        rates = (0.01, 0.03, 0.1) if "momentum" in name else (0.03, 0.1, 0.3) if "constant" in name else (0.3, 0.9, 1.8)
         report(f"{name}, {m.Config.n_small} hidden units", {"rate": rates}, nats)
 
 
