@@ -272,22 +272,22 @@ MUTANTS = [
         "test_sklearns_machine_is_read_the_right_way_round_and_its_rate_falls",
     ),
     (
-        "    n_updates, peers = max(config.n_updates // 2, 1), []",
+        "    n_updates, peers = max(config.n_updates * 2 // 5, 1), []",
         "    n_updates, peers = max(config.n_updates // 20, 1), []",
         "the peer gets a tenth of its time",
-        "test_the_peer_gets_half_the_updates_and_both_are_scored_on_test",
+        "test_the_peer_gets_its_updates_and_both_are_scored_on_test",
     ),
     (
         "([score(rbm, x_test, log_odds(x_train), config) for rbm in group] for group in (peers, rbms))",
         "([score(rbm, x_train, log_odds(x_train), config) for rbm in group] for group in (peers, rbms))",
         "machines scored on the training images",
-        "test_the_peer_gets_half_the_updates_and_both_are_scored_on_test",
+        "test_the_peer_gets_its_updates_and_both_are_scored_on_test",
     ),
     (
         "([score(rbm, x_test, log_odds(x_train), config) for rbm in group] for group in (peers, rbms))",
         "([score(rbm, x_test, log_odds(x_train), config) for rbm in group] for group in (rbms, rbms))",
         "our own machines under the peer's name",
-        "test_the_peer_gets_half_the_updates_and_both_are_scored_on_test",
+        "test_the_peer_gets_its_updates_and_both_are_scored_on_test",
     ),
     (
         '(("scikit-learn", peers.sklearns), ("this module", peers.ours))',

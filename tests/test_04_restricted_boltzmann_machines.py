@@ -845,7 +845,7 @@ def test_score_is_exact_for_few_units_and_annealed_for_many():
     assert annealed.share <= 1.0001
 
 
-def test_the_peer_gets_half_the_updates_and_both_are_scored_on_test(planted, monkeypatch):
+def test_the_peer_gets_its_updates_and_both_are_scored_on_test(planted, monkeypatch):
     x_train, x_test, *_ = planted
     calls, scored, seeds = [], [], []
     theirs = m.RBM(torch.zeros(9, 4), torch.zeros(9), torch.ones(4))
@@ -855,7 +855,7 @@ def test_the_peer_gets_half_the_updates_and_both_are_scored_on_test(planted, mon
         m, "score", lambda rbm, x, base_b, config: scored.append((x, base_b)) or m.Scored(rbm.c.mean(), 0.0, 1.0)
     )
     found = m.compare_with_sklearn(StubRun(seed=2**32 - 1, learning_rate=0.2, n_updates=60), 4)
-    assert [call[1:] for call in calls] == [(4, 0.2, 30, 2**32 - 1, 10), (4, 0.2, 30, 0, 10)]
+    assert [call[1:] for call in calls] == [(4, 0.2, 24, 2**32 - 1, 10), (4, 0.2, 24, 0, 10)]
     assert seeds == [2**32 - 1, 0]
     assert all(x is x_test for x, _ in scored)
     torch.testing.assert_close(scored[0][1], m.log_odds(x_train))
@@ -1172,8 +1172,9 @@ def test_densities_are_learned_on_train_and_read_on_test():
     assert nats["RBM on white patches"] == pytest.approx(nats["one Gaussian"], abs=0.5)
     assert nats["RBM on raw patches"] == pytest.approx(nats["one Gaussian"], abs=0.5)
     assert all(len(values) == 500 for values in found.nats.values())
-    moved = m.compare_densities(x[:2500], x[2500:] + 9, 2, 300, 50, 0)
-    assert all(moved.nats[name].mean() < value - 5 for name, value in nats.items())
+    moved = m.compare_densities(x[:2500], x[2500:] + 9, 2, 300, 50, 0, raw=False)
+    assert all(values.mean() < nats[name] - 5 for name, values in moved.nats.items())
+    assert set(nats) - set(moved.nats) == {"RBM on raw patches"}
 
 
 def test_section_gaussian_takes_both_kinds_of_patches(monkeypatch):
@@ -1181,7 +1182,8 @@ def test_section_gaussian_takes_both_kinds_of_patches(monkeypatch):
     names = "RBM on raw patches", "one Gaussian", "RBM with W = 0", "RBM on white patches", "16 spheres", "4 Gaussians"
     nats = {name: np.array([1.0, 3.0]) + i for i, name in enumerate(names)}
 
-    def fake(train, test, n_hidden, n_updates, batch_size, seed, device):
+    def fake(train, test, n_hidden, n_updates, batch_size, seed, device, raw):
+        assert raw == (not kinds)
         kinds.append(min(train.std(1).min().item(), test.std(1).min().item()))
         assert (n_hidden, n_updates, batch_size, seed) == (2, 5, 10, 5)
         assert not torch.equal(train[:10], test[:10])

@@ -80,7 +80,7 @@ def tune_both(x_fit, x_val, n_hidden, slowness, rates, decays):
 PARTS = {
     "mixture": tune_mixture,
     "recipes": tune_recipes,
-    "small": lambda x_fit, x_val: tune_both(x_fit, x_val, m.Config.n_small, 1.8, (0.3, 1.0, 2.0), (3e-4, 1e-3, 3e-3)),
+    "small": lambda x_fit, x_val: tune_both(x_fit, x_val, m.Config.n_small, 2.5, (0.3, 1.0, 2.0), (3e-4, 1e-3, 3e-3)),
     "large": lambda x_fit, x_val: tune_both(x_fit, x_val, m.Config.n_hidden, 2.5, (0.1, 0.3, 0.6), (3e-4, 1e-3, 3e-3)),
 }
 
