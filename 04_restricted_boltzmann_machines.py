@@ -1066,7 +1066,7 @@ class Peers(NamedTuple):
 
 
 def compare_with_sklearn(run, n_hidden):
-    """Peers of `n_hidden` units. scikit-learn gets two fifths of our updates: twice our time, and more gain it little."""
+    """Peers of `n_hidden` units. scikit-learn gets two fifths of our updates, which take it longer than ours take us."""
     config, (x_train, x_test, *_) = run.config, binary_images(run)
     n_updates, peers = max(config.n_updates * 2 // 5, 1), []
     seeds, start = seeds_from(run.seed, config.n_seeds), time.perf_counter()
