@@ -66,6 +66,8 @@ class Config:
     def __post_init__(self):
         if self.n_hidden > 16:
             sys.exit(f"--n-hidden must be at most 16, since 2^n states are enumerated, not {self.n_hidden}")
+        if self.n_draws < 4:
+            sys.exit(f"--n-draws must be at least 4, since R-hat halves each chain, not {self.n_draws}")
 
 
 SMOKE = {"n_machines": 3, "n_hidden": 6, "n_sweeps": 216, "n_seeds": 2, "n_tuning": 1, "digits_hidden": 8}
@@ -169,6 +171,11 @@ def mean_and_sem(values):
     """Mean of independent repeats, and its standard error."""
     values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
     return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+
+
+def mean_and_sem_rows(values):
+    """Means and standard errors, NumPy arrays (K,), of the rows of values (K, repeats)."""
+    return np.array([mean_and_sem(row) for row in values], dtype=float).T
 
 
 def hidden_states(rbm):
@@ -291,10 +298,10 @@ def section_bias(run):
             run.metric(f"cosine_{name}_cd_{sweeps}", *mean_and_sem(cosines[sweeps - 1]), against=("exact gradient", 1))
         median, typical = relative[1:].median(1).values, second[-1].median()
         k = torch.arange(1, n_sweeps + 1).numpy()
-        axes[0].semilogy(k, median, color=color, lw=2, label=f"{name} weights")
+        axes[0].semilogy(k, to_numpy(median), color=color, lw=2, label=f"{name} weights")
         axes[0].semilogy(k, typical.item() ** (k - n_sweeps) * median[-1].item(), "k--", lw=1)
-        axes[1].errorbar(k, cosines.mean(1), cosines.std(1) / n**0.5, color=color, lw=2, elinewidth=1)
-        axes[2].plot(1 - second[-1], 1 - rates[-1], "o", color=color)
+        axes[1].errorbar(k, *mean_and_sem_rows(cosines), color=color, lw=2, elinewidth=1)
+        axes[2].plot(to_numpy(1 - second[-1]), to_numpy(1 - rates[-1]), "o", color=color)
     rates, second = torch.cat(rates), torch.cat(second)
     run.metric("bound_violations", violations, against=("theorem, eq. (3)", 0), within=0)
     run.metric("smallest_eigenvalue", least, against=("theorem: not negative", 0), within=1e-10)
@@ -457,9 +464,12 @@ def tune_and_train(x, n_chains, n_hidden, method, n_sweeps, n_tuning, n_seeds, s
     rbm = fresh_rbms(x, len(rates), n_hidden)
     climb(Trainer(rbm, method, n_chains), x, rates, n_updates)
     means = score(rbm).view(len(RATES), n_tuning).mean(1)
-    rate = RATES[means.nan_to_num(-math.inf).argmax()]  # a rate with which a machine blew up is not chosen
+    if not means.isfinite().any():
+        sys.exit("no learning rate leaves a machine whose AIS can be trusted: more --n-ais-temps or --n-ais-chains")
+    rate = RATES[means.nan_to_num(-math.inf).argmax()]  # one with which a machine blew up is not chosen
     rbm, start = fresh_rbms(x, n_seeds, n_hidden), time.perf_counter()
     climb(Trainer(rbm, method, n_chains), x, torch.full((n_seeds,), rate, device=x.device), n_updates)
+    must_be_finite("the training", *rbm)
     return Result(rate, rbm, time.perf_counter() - start)
 
 
@@ -468,8 +478,21 @@ def budgets(config):
     return [max(config.n_sweeps // 3**power, 1) for power in (3, 2, 1, 0)]
 
 
+def own_random_stream(train):
+    """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
+
+    @functools.wraps(train)
+    def trained(run, *args, **options):
+        device = run.device
+        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+        with torch.random.fork_rng(**others):
+            return train(run, *args, **options)
+
+    return trained
+
+
 @functools.cache
-@torch.random.fork_rng()  # sections print the same numbers alone and after the others
+@own_random_stream  # sections print the same numbers alone and after the others
 def trained_on_bars(run):
     """{(method, sweeps): Result} on 4x4 bars and stripes."""
     config, x = run.config, bars_and_stripes().to(run.device)
@@ -521,19 +544,6 @@ def digits_split(run):
     x_rest, x_test, y_rest, _ = train_test_split(x > 8, y, test_size=0.2, stratify=y, random_state=0)
     x_train, x_valid = train_test_split(x_rest, test_size=0.15, stratify=y_rest, random_state=0)
     return [torch.tensor(part, dtype=torch.float32, device=run.device) for part in (x_train, x_valid, x_test)]
-
-
-def own_random_stream(train):
-    """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
-
-    @functools.wraps(train)
-    def trained(run, *args, **options):
-        device = run.device
-        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
-        with torch.random.fork_rng(**others):
-            return train(run, *args, **options)
-
-    return trained
 
 
 @functools.cache
@@ -611,7 +621,7 @@ def section_methods(run):
     for ax, name in zip(axes[1:], (worst, best), strict=True):
         v = exact_samples(results[name, sweeps].rbm, 30).cpu()
         is_wrong = last_pattern(v, x.cpu(), torch.tensor(-1)) < 0
-        show_patterns(ax, v[0], f"{name}: 30 exact samples,\n{is_wrong[0].sum()} of them wrong (red)", is_wrong[0])
+        show_patterns(ax, v[0], f"{name}: 30 exact samples,\n{int(is_wrong[0].sum())} of them wrong (red)", is_wrong[0])
     run.figure(fig, "samples")
 
 
@@ -719,6 +729,13 @@ def effective_sample_size(chains):
     return halves.numel() / tau.clamp(min=1 / math.log10(halves.numel()))  # antithetic chains: Stan's limit
 
 
+def r_hat_or_stuck(chains):
+    """Split R-hat of chains (n_chains, n_draws), also where none moves: 1 if all stand at one place, else infinite."""
+    if (chains == chains[:, :1]).all():
+        return torch.tensor(1.0 if (chains == chains[0, 0]).all() else math.inf)
+    return split_r_hat(chains)
+
+
 def diagnose(rbm, start, patterns, n_draws, n_replicas):
     """Chains of S machines from `start` (S, n, 16), tempered or not: barness (S, n, n_draws), mode switches a sweep (S,)."""
     n, betas, last, draws, switches = start.shape[1], torch.linspace(1, 0, n_replicas).to(start), torch.tensor(-1), [], -1
@@ -728,7 +745,7 @@ def diagnose(rbm, start, patterns, n_draws, n_replicas):
         last, old = last_pattern(v[:, :n], patterns, last), last
         switches = switches + (last != old)
         draws.append(barness(v[:, :n]))
-    return torch.stack(draws, 2), switches.clamp(min=0).double().mean(1) / n_draws
+    return torch.stack(draws, 2), switches.clamp(min=0).float().mean(1) / n_draws
 
 
 def lag_while_learning(rbm, x, rates, n_updates, every=50):
@@ -742,7 +759,7 @@ def lag_while_learning(rbm, x, rates, n_updates, every=50):
         switches = switches + (last != old)
         if update >= n_updates // 2 and (n_updates - 1 - update) % every == 0:
             lags.append(rbm.mean_energy(trainer.chains).mean(1) - exact_mean_energy(rbm))
-    return torch.stack(lags).mean(0), switches.clamp(min=0).double().mean(1) / n_updates
+    return torch.stack(lags).mean(0), switches.clamp(min=0).float().mean(1) / n_updates
 
 
 def section_chains(run):
@@ -782,9 +799,13 @@ def section_chains(run):
     for ax, (name, (rbm, start, n_replicas)) in zip(axes, cases.items(), strict=True):
         draws, per_sweep = (values.cpu() for values in diagnose(rbm, start, x, config.n_draws, n_replicas))
         key = metric_name(name).replace(",", "")
-        r_hat = mean_and_sem([split_r_hat(chains) for chains in draws])
-        run.metric(f"{key}_r_hat", *r_hat, against=("agreed", 1))
-        ess = [1000 * effective_sample_size(chains) / (chains.numel() * n_replicas) for chains in draws]
+        r_hat = mean_and_sem([r_hat_or_stuck(chains) for chains in draws])
+        if math.isfinite(r_hat[0]):
+            run.metric(f"{key}_r_hat", *r_hat, against=("agreed", 1))
+        else:
+            echo(f"  {key}_r_hat is infinite: no chain moved, and they stand in different places")
+        ess = [effective_sample_size(chains).nan_to_num(1.0) for chains in draws]  # all stand at one place: one draw
+        ess = [1000 * draws_worth / (draws[0].numel() * n_replicas) for draws_worth in ess]
         run.metric(f"{key}_ess_per_1000", *mean_and_sem(ess), against=("independent", 1000))
         run.metric(f"{key}_switches", *mean_and_sem(1000 * per_sweep))
         error = mean_and_sem((draws.mean((1, 2)) - exact[id(rbm)]).abs())

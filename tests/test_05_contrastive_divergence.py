@@ -359,6 +359,14 @@ def test_the_chains_whose_lag_is_measured_begin_as_exact_samples():
     assert abs(lag.mean()) < 0.2  # from coins, one sweep leaves it far above
 
 
+def test_chains_that_never_move_are_called_stuck_and_do_not_end_a_run():
+    alike, apart = torch.ones(3, 8), torch.arange(3.0).view(3, 1).expand(3, 8)
+    assert m.r_hat_or_stuck(alike) == 1
+    assert m.r_hat_or_stuck(apart) == math.inf
+    moving = torch.randn(3, 8)
+    assert m.r_hat_or_stuck(moving) == m.split_r_hat(moving)
+
+
 # 5. Convergence
 
 
@@ -369,3 +377,27 @@ def test_the_choice_names_the_best_and_all_that_are_as_good():
     sem = best.double().std() / 2
     assert m.best_and_ties({"a": best, "b": best - 2.9 * sem})[1] == []  # 2.9 > 2 sqrt(2)
     assert m.best_and_ties({"a": best, "b": best - 2.7 * sem})[1] == ["b"]
+
+
+# Settings
+
+
+def test_what_makes_no_sense_is_refused_by_name():
+    for flag, value in (("n_hidden", 17), ("n_draws", 3)):
+        with pytest.raises(SystemExit, match="--" + flag.replace("_", "-")):
+            m.Config(**{flag: value})
+
+
+def test_no_rate_is_chosen_where_ais_trusts_none():
+    def score(rbm):
+        return torch.full((len(rbm.W),), torch.nan)
+
+    with pytest.raises(SystemExit, match="--n-ais-temps"):
+        m.tune_and_train(m.bars_and_stripes(), 30, 2, m.METHODS["PCD"], 1, 1, 1, score)
+
+
+@pytest.mark.parametrize("section", m.SECTIONS)
+def test_the_largest_seed_and_single_machines_run(section, tmp_path):
+    names = "n-machines", "n-seeds", "n-tuning", "n-hidden", "n-sweeps", "digits-hidden", "digits-sweeps", "n-lag-updates"
+    least = [f"--{name}=1" for name in names] + ["--n-draws=4"]
+    m.main(["--smoke", "--section", section, "--seed", str(2**32 - 1), "--out", str(tmp_path), *least])
