@@ -173,9 +173,8 @@ def mean_and_sem(values):
     return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
 
 
-def mean_and_sem_rows(values):
-    """Means and standard errors, NumPy arrays (K,), of the rows of values (K, repeats)."""
-    return np.array([mean_and_sem(row) for row in values], dtype=float).T
+# The references of this part: everything that follows is held against them. With m hidden units Z has 2^m terms once the
+# visible layer is summed out by hand, Z = Σ_h exp(-F'(h)), where F' is the free energy of the machine upside down.
 
 
 def hidden_states(rbm):
@@ -190,8 +189,8 @@ def exact_log_z(rbm):
     return (-rbm.upside_down.free_energy(hidden_states(rbm)[0])).logsumexp(1)
 
 
-def nats_per_pattern(rbm, x):
-    """Exact mean log likelihood (S,) of patterns x (N, d)."""
+def exact_log_likelihood(rbm, x):
+    """Mean log likelihood (S,) of patterns x (N, d), in nats a pattern."""
     return -rbm.free_energy(x.expand(len(rbm.W), -1, -1)).mean(1) - exact_log_z(rbm)
 
 
@@ -202,6 +201,20 @@ def exact_samples(rbm, n):
     return bernoulli(rbm.p_visible(h.gather(1, chosen.unsqueeze(2).expand(-1, -1, h.shape[2]))))
 
 
+def theory_best_log_likelihood(x):
+    """The highest mean log likelihood that any model can give to equally likely, different patterns x (N, d): -log N nats.
+
+    It is minus their entropy: no p beats the data's own distribution (Gibbs' inequality, Cover & Thomas 2006, th. 2.6.3).
+    """
+    return -math.log(len(x))
+
+
+def exact_independent_log_likelihood(x_train, x_test):
+    """Mean log likelihood of x_test (N, d) under independent pixels with the rates of x_train: the baseline."""
+    odds = log_odds(x_train)
+    return (x_test @ odds - softplus(odds).sum()).mean().item()
+
+
 def bars_and_stripes(side=4):
     """Each row on or off, or each column: the 2 (2^side) - 2 distinct patterns (N, side²). All-off and all-on are both
     bars and stripes: they stand here once."""
@@ -209,16 +222,6 @@ def bars_and_stripes(side=4):
     bars = lines.unsqueeze(1).expand(-1, side, -1).flatten(1)  # columns on or off
     stripes = lines.unsqueeze(2).expand(-1, -1, side).flatten(1)  # rows on or off
     return torch.cat([bars, stripes[1:-1]])
-
-
-def show_patterns(ax, v, title, wrong=None):
-    """Draw 30 patterns (30, 16) as 5 rows of 6; those marked in `wrong` (30,) in red."""
-    ink = torch.zeros(30, 1, 1, 3) if wrong is None else wrong.view(-1, 1, 1, 1) * torch.tensor([0.84, 0.15, 0.16])
-    tiles = torch.where(v.view(-1, 4, 4, 1) > 0.5, ink, 0.9)
-    tiles = torch.nn.functional.pad(tiles, (0, 0, 0, 1, 0, 1), value=1.0)  # a white gap
-    ax.imshow(tiles.view(5, 6, 5, 5, 3).permute(0, 2, 1, 3, 4).reshape(25, 30, 3).numpy())
-    ax.set_title(title)
-    ax.axis("off")
 
 
 # %% 1. The bias, exactly
@@ -241,12 +244,29 @@ def statistics(rbm, v):
     return torch.cat([(v.unsqueeze(3) * h.unsqueeze(2)).flatten(2), v, h], 2)
 
 
+def visible_states(rbm):
+    """All visible states of S machines (S, 2^d, d), and their probabilities under the model (S, 2^d)."""
+    v = all_states(rbm.W.shape[1]).to(rbm.W).expand(len(rbm.W), -1, -1)
+    return v, (-rbm.free_energy(v)).softmax(1)
+
+
 def gibbs_kernels(rbm):
     """K of eq. (2), (S, 2^d, 2^d), for one sweep v -> h -> v of each machine, by enumeration."""
     n, d, m = rbm.W.shape
     v, h = all_states(d).to(rbm.W), all_states(m).to(rbm.W)
     to_h = product_probabilities(rbm.p_hidden(v.expand(n, -1, -1)), h)
     return to_h @ product_probabilities(rbm.p_visible(h.expand(n, -1, -1)), v)
+
+
+def cd_bias(rbm, q, n_sweeps):
+    """Σ r_k φ for data q (S, 2^d) and k = 0 ... n_sweeps, (k, S, parameters): the gradient, then minus CD-k's biases."""
+    v, p = visible_states(rbm)
+    phi, kernel, r, path = statistics(rbm, v), gibbs_kernels(rbm), q - p, []
+    for _ in range(n_sweeps + 1):
+        path.append((r.unsqueeze(1) @ phi).squeeze(1))
+        r = (r.unsqueeze(1) @ kernel).squeeze(1)
+        r = r - r.sum(1, keepdim=True) * p  # rounding must not leave a little of p in r: it would not decay
+    return torch.stack(path)
 
 
 def reversible_spectrum(kernel, p):
@@ -256,101 +276,204 @@ def reversible_spectrum(kernel, p):
     return torch.linalg.eigvalsh((symmetric + symmetric.mT) / 2).flip(1)
 
 
-def cd_bias(rbm, q, n_sweeps):
-    """For data q (S, 2^d) and k = 0 ... n_sweeps: Σ r_k φ (k, S, parameters), the bound of eq. (3) on its norm (k, S), and
-    the spectrum of K (S, 2^d). k = 0 gives the gradient itself, and minus the k-th is CD-k's bias."""
-    v = all_states(rbm.W.shape[1]).to(rbm.W).expand(len(rbm.W), -1, -1)
-    p, phi, kernel, path = (-rbm.free_energy(v)).softmax(1), statistics(rbm, v), gibbs_kernels(rbm), []
-    spectrum, r, mean = reversible_spectrum(kernel, p), q - p, (p.unsqueeze(1) @ phi)
-    size = ((p.unsqueeze(2) * (phi - mean) ** 2).sum((1, 2)) * (r**2 / p).sum(1)).sqrt()
-    for _ in range(n_sweeps + 1):
-        path.append((r.unsqueeze(1) @ phi).squeeze(1))
-        r = (r.unsqueeze(1) @ kernel).squeeze(1)
-        r = r - r.sum(1, keepdim=True) * p  # rounding must not leave a little of p in r: it would not decay
-    k = torch.arange(n_sweeps + 1).to(p).unsqueeze(1)
-    return torch.stack(path), spectrum[:, 1] ** k * size, spectrum
+def theory_bias_bound(rbm, q, second, n_sweeps):
+    """Eq. (3)'s right-hand side (Fischer & Igel 2011) for k = 0 ... n_sweeps, (k, S); q (S, 2^d), λ₂ = second (S,)."""
+    v, p = visible_states(rbm)
+    phi = statistics(rbm, v)
+    variance = (p.unsqueeze(2) * (phi - p.unsqueeze(1) @ phi) ** 2).sum((1, 2))
+    size = (variance * ((q - p) ** 2 / p).sum(1)).sqrt()
+    return second ** torch.arange(n_sweeps + 1).to(p).unsqueeze(1) * size
+
+
+class Bias(NamedTuple):
+    """What CD-k's bias is on S machines, k = 0 ... K."""
+
+    relative: np.ndarray  # |bias| / |gradient|, (K + 1, S)
+    bound: np.ndarray  # what eq. (3) allows it to be, (K + 1, S)
+    cosine: np.ndarray  # of update and gradient, (K, S), from k = 1 on
+    second: np.ndarray  # λ₂, (S,)
+    decay: np.ndarray  # measured: what a sweep leaves of the bias, over the second half of the sweeps, (S,)
+    n_beyond: int  # how many biases are larger than eq. (3) allows
+    least: float  # the smallest eigenvalue
+
+
+def random_machines(n_machines, scale, d=7, m=5):
+    """Machines with weights of one scale, whose units' fields balance on average: large weights then mean few deep modes."""
+    W = scale * torch.randn(n_machines, d, m).double()
+    return RBM(W, -W.sum(2).unsqueeze(1) / 2, -W.sum(1, keepdim=True) / 2 + torch.randn(n_machines, 1, m).double() / 2)
+
+
+def random_data(n_machines, n_data=25, d=7, m=5):
+    """`n_data` draws from each of some random machines, as probabilities of the states, (S, 2^d)."""
+    teacher = RBM(*(1.5 * torch.randn(n_machines, *shape).double() for shape in ((d, m), (1, d), (1, m))))
+    p = visible_states(teacher)[1]
+    drawn = torch.multinomial(p, n_data, replacement=True)
+    return torch.zeros_like(p).scatter_add_(1, drawn, torch.full(drawn.shape, 1 / n_data).double())
+
+
+def measure_bias(rbm, q, n_sweeps=100):
+    """The bias of CD-k on data q (S, 2^d) for k up to n_sweeps, beside what the kernel's spectrum says of it."""
+    path, spectrum = cd_bias(rbm, q, n_sweeps), reversible_spectrum(gibbs_kernels(rbm), visible_states(rbm)[1])
+    norms, bound = path.norm(dim=2), theory_bias_bound(rbm, q, spectrum[:, 1], n_sweeps)
+    return Bias(
+        relative=to_numpy(norms / norms[0]),
+        bound=to_numpy(bound / norms[0]),
+        cosine=to_numpy(torch.cosine_similarity(path[0] - path[1:], path[:1], 2)),
+        second=to_numpy(spectrum[:, 1]),
+        decay=to_numpy((norms[n_sweeps] / norms[n_sweeps // 2]) ** (2 / n_sweeps)),
+        n_beyond=(norms > bound * (1 + 1e-9)).sum().item(),
+        least=spectrum.min().item(),
+    )
+
+
+def mean_and_sem_rows(rows):
+    """Means and standard errors of some rows of repeats, (2, K)."""
+    return np.array([mean_and_sem(row) for row in rows], dtype=float).T
+
+
+class ChainStep(NamedTuple):
+    """CD-1's update along the gradient's direction: from groups of chains, and as eq. (2) says."""
+
+    groups: torch.Tensor
+    exact: float
+
+
+def measure_cd_1_by_chains(rbm, q, n_groups=40, n_chains=5000):
+    """Does CD-1 as it is run agree with eq. (2)? The first machine's update along its gradient, from `n_groups` groups."""
+    rbm, q = RBM(*(parameter[:1] for parameter in rbm)), q[:1]
+    v, (gradient, left) = visible_states(rbm)[0], cd_bias(rbm, q, 1)[:, 0]
+    direction = gradient / gradient.norm()
+    chains = gibbs(rbm, v[:, torch.multinomial(q[0], n_groups * n_chains, replacement=True)], 1)
+    model = statistics(rbm, chains).view(n_groups, n_chains, -1).mean(1)
+    return ChainStep((q @ statistics(rbm, v)[0] - model) @ direction, ((gradient - left) @ direction).item())
+
+
+# The sizes of the weights that are compared: scale, colour, line.
+WEIGHTS = {"small": (0.5, "goldenrod", ":"), "medium": (1.5, "sienna", "--"), "large": (3.0, "black", "-")}
+
+
+def draw_decay(found):
+    """Bias and direction against k, and each machine's decay beside its λ₂; found: {size of the weights: Bias}."""
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.9), layout="constrained")
+    for name, bias in found.items():
+        _, color, style = WEIGHTS[name]
+        k = np.arange(1, len(bias.relative))
+        axes[0].semilogy(k, np.median(bias.relative[1:], 1), style, color=color, lw=2, label=f"{name} weights")
+        axes[0].semilogy(k, np.median(bias.bound[1:], 1), style, color=color, lw=0.8)
+        axes[1].errorbar(k, *mean_and_sem_rows(bias.cosine), fmt=style, color=color, lw=2, elinewidth=1)
+        axes[2].loglog(1 - bias.second, 1 - bias.decay, "o", color=color)
+    cosines = [f"{bias.cosine[0].mean():.2f} at {name}" for name, bias in found.items() if name != "medium"]
+    axes[0].plot([], [], color="0.3", lw=0.8, label="bound, eq. (3)")
+    axes[0].set(title="The bias dies out as $\\lambda_2^k$", xlabel="Gibbs sweeps k", ylabel="bias / gradient (median)")
+    axes[0].set_ylim(1e-8, 1e5)
+    axes[0].legend(loc="upper right", ncols=2, columnspacing=1, handlelength=1.5)
+    axes[1].axhline(1, color="0.6")
+    axes[1].set(title=f"CD-1's direction: {', '.join(cosines)}", xscale="log", xlabel="Gibbs sweeps k", ylim=(0, 1.05))
+    axes[1].set_ylabel("cosine with the gradient")
+    ends = np.array(axes[2].get_xlim())
+    axes[2].loglog(ends, ends, "k--", lw=1, label="equal")
+    axes[2].set(
+        title="Each machine decays by its own $\\lambda_2$", xlabel="spectral gap $1 - \\lambda_2$", xlim=ends, ylim=ends
+    )
+    axes[2].set_ylabel("measured: 1 - (decay a sweep)")
+    axes[2].legend()
+    return fig
 
 
 def section_bias(run):
     """CD-k has a bias; it decays as the Gibbs kernel's second eigenvalue to the k, slowly where weights are large."""
-    n, d, m, n_data, n_sweeps, scales = run.config.n_machines, 7, 5, 25, 100, {"small": 0.5, "medium": 1.5, "large": 3.0}
-    shapes, v = ((n, d, m), (n, 1, d), (n, 1, m)), all_states(d).double().expand(n, -1, -1)
-    teacher = RBM(*(1.5 * torch.randn(shape).double() for shape in shapes))
-    p_teacher = (-teacher.free_energy(v)).softmax(1)
-    data = torch.multinomial(p_teacher, n_data, replacement=True)  # which states; the same data for all three scales
-    q = torch.zeros_like(p_teacher).scatter_add_(1, data, torch.full(data.shape, 1 / n_data).double())
-
-    fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    rates, second, violations, least = [], [], 0, math.inf
-    for (name, scale), color in zip(scales.items(), ("tab:blue", "tab:green", "tab:red"), strict=True):
-        W = scale * torch.randn(shapes[0]).double()
-        rbm = RBM(W, -W.sum(2).unsqueeze(1) / 2, -W.sum(1, keepdim=True) / 2 + torch.randn(shapes[2]).double() / 2)
-        bias, bound, spectrum = cd_bias(rbm, q, n_sweeps)
-        norms, updates = bias.norm(dim=2), bias[0] - bias
-        cosines = torch.cosine_similarity(updates[1:], bias[:1], 2)
-        violations += (norms > bound * (1 + 1e-9)).sum().item()
-        least = min(least, spectrum.min().item())
-        second.append(spectrum[:, 1])
-        rates.append((norms[n_sweeps] / norms[n_sweeps // 2]) ** (2 / n_sweeps))
-        relative = norms / norms[0]
-        for sweeps in (1, 10, 100):
-            run.metric(f"relative_bias_{name}_cd_{sweeps}", *mean_and_sem(relative[sweeps]), against=("exact gradient", 0))
-            run.metric(f"cosine_{name}_cd_{sweeps}", *mean_and_sem(cosines[sweeps - 1]), against=("exact gradient", 1))
-        median, typical = relative[1:].median(1).values, second[-1].median()
-        k = torch.arange(1, n_sweeps + 1).numpy()
-        axes[0].semilogy(k, to_numpy(median), color=color, lw=2, label=f"{name} weights")
-        axes[0].semilogy(k, typical.item() ** (k - n_sweeps) * median[-1].item(), "k--", lw=1)
-        axes[1].errorbar(k, *mean_and_sem_rows(cosines), color=color, lw=2, elinewidth=1)
-        axes[2].plot(to_numpy(1 - second[-1]), to_numpy(1 - rates[-1]), "o", color=color)
-    rates, second = torch.cat(rates), torch.cat(second)
-    run.metric("bound_violations", violations, against=("theorem, eq. (3)", 0), within=0)
-    run.metric("smallest_eigenvalue", least, against=("theorem: not negative", 0), within=1e-10)
-    run.metric(
-        "decay_rate_error", (rates - second).abs().max(), None, ("second eigenvalue", 0), 0.03
-    )  # the third still shows a little
-
-    # Does CD-1 as it is run agree with eq. (2)? Its length along the true gradient, from 40 groups of 5,000 chains.
-    rbm = RBM(*(parameter[:1] for parameter in rbm))
-    direction = bias[0, 0] / norms[0, 0]
-    chains = gibbs(rbm, v[:1, torch.multinomial(q[0], 200000, replacement=True)], 1)
-    drawn = (q[:1].unsqueeze(1) @ statistics(rbm, v[:1]) - statistics(rbm, chains).view(40, 5000, -1).mean(1)) @ direction
-    mean, sem = mean_and_sem(drawn.flatten())
-    run.metric("cd_1_by_gibbs_chains", mean, sem, ("eq. (2), summed", updates[1, 0] @ direction), 4 * sem)
-
-    axes[0].plot([], [], "k--", lw=1, label="slope of the median $\\lambda_2^k$")
-    axes[0].set(title="The bias dies out as $\\lambda_2^k$", xlabel="Gibbs sweeps k", ylabel="bias / gradient (median)")
-    axes[0].set_ylim(1e-8, 1e3)
-    axes[0].legend(loc="upper right")
-    axes[1].axhline(1, color="k", ls="--", label="the gradient's direction")
-    axes[1].set(title="Large weights turn CD-k away", xscale="log", xlabel="Gibbs sweeps k")
-    axes[1].set_ylabel("cosine with the gradient")
-    axes[1].legend(loc="lower right")
-    ends = [(1 - second).min().item() / 2, 1]
-    axes[2].loglog(ends, ends, "k--", label="theory: equal")
-    axes[2].set(title="Each machine keeps to its own $\\lambda_2$", xlabel="spectral gap $1 - \\lambda_2$")
-    axes[2].set_ylabel("measured 1 - (decay a sweep)")
-    axes[2].legend()
-    run.figure(fig, "decay")
+    q = random_data(run.config.n_machines)
+    found = {}
+    for name, (scale, _, _) in WEIGHTS.items():
+        rbm = random_machines(run.config.n_machines, scale)
+        found[name] = bias = measure_bias(rbm, q)
+        for k in (1, 10, 100):
+            run.metric(f"{name} weights, CD-{k}: bias / gradient", *mean_and_sem(bias.relative[k]), ("exact gradient", 0))
+            run.metric(f"{name} weights, CD-{k}: cosine", *mean_and_sem(bias.cosine[k - 1]), ("the gradient's direction", 1))
+    run.metric("biases beyond the bound of eq. (3)", sum(bias.n_beyond for bias in found.values()), None, ("theorem", 0), 0)
+    least = min(bias.least for bias in found.values())
+    run.metric("smallest eigenvalue of a Gibbs kernel", least, None, ("theorem: not negative", 0), 1e-10)
+    worst = max(np.abs(bias.decay - bias.second).max() for bias in found.values())
+    run.metric("decay a sweep, off lambda_2 by at most", worst, None, ("in the limit", 0))
+    step = measure_cd_1_by_chains(rbm, q)
+    mean, sem = mean_and_sem(step.groups)
+    within = tolerance(sem, len(step.groups))
+    run.metric("CD-1 step along the gradient, 40 groups", mean, sem, ("eq. (2), summed", step.exact), within)
+    run.figure(draw_decay(found), "decay")
+    left = {name: 100 * bias.relative[10].mean() for name, bias in found.items()}
+    enough = "enough" if left["large"] < 1 else "not enough"
+    run.say(
+        f"after ten sweeps {left['small']:.2g} % of the gradient is bias at small weights, {left['large']:.2g} % at large"
+    )
+    run.say(f"ten sweeps are {enough} where weights are large")
 
 
 # %% 2. The methods: five ways to come by the negative phase
-# CD-k restarts its chains at the data at every update: cheap, biased, eq. (3). *Persistent* CD (Tieleman 2008) never
-# restarts them: the machine changes little from update to update, and the chains follow. *Fast PCD* (Tieleman & Hinton
-# 2009) runs the chains on W + W_fast, where W_fast learns fast and forgets fast (19/20 an update): it raises the energy
-# where chains sit and so drives them on. *Parallel tempering* (Desjardins et al. 2010; Cho et al. 2010) keeps R replicas
-# at β₁ = 1 > ... > β_R = 0; exchanging the states of neighbours r and r+1 with probability
+# CD-k restarts its chains at the data at every update: cheap, biased, eq. (3). *Persistent* CD never restarts them: the
+# machine changes little from update to update, and the chains follow. That is stochastic approximation, which Younes
+# (1989, 1999) proved to converge as the rate falls, and which Tieleman (2008) brought to RBMs and named PCD. *Fast PCD*
+# (Tieleman & Hinton 2009) runs the chains on W + W_fast, where W_fast learns fast and forgets fast (19/20 an update): it
+# raises the energy where chains sit and so drives them on. *Parallel tempering* (Desjardins et al. 2010; Cho et al. 2010)
+# keeps R replicas at β₁ = 1 > ... > β_R = 0; exchanging the states of neighbours r and r+1 with probability
 #     min(1, exp((β_r - β_{r+1}) (E_r - E_{r+1})))
 # leaves each exp(-β_r E) invariant: its ratio of joint probabilities before and after is that exponential. At β = 0 the
 # units are coins, so that new states always come down the ladder.
-# What is equal here: the *sweeps per chain*. One update costs CD-1 and (F)PCD one sweep, CD-10 ten, parallel tempering
-# one for each replica: out of the same budget it makes 1/R of the updates. Each method, at each budget, gets the learning
-# rate that does best on machines of their own (out of the same six), falling linearly to 0; then other machines count.
+# Here they are, an update each, to copy: x are the data (S, n, d), the machines go in and come out.
+
+
+# Differs from 04_restricted_boltzmann_machines.py: likelihood_gradient - of S machines
+def likelihood_gradient(rbm, x, x_model):
+    """Eq. (1) from data and from the model's samples, both (S, n, d): as an RBM, to climb."""
+    h, h_model, n = rbm.p_hidden(x), rbm.p_hidden(x_model), x.shape[1]  # probabilities: samples of h would only add noise
+    W = (x.mT @ h - x_model.mT @ h_model) / n
+    return RBM(W, (x - x_model).mean(1, keepdim=True), (h - h_model).mean(1, keepdim=True))
+
+
+def moved(rbm, direction, rate=1.0):
+    """The machines after a step of `rate` along `direction`."""
+    return RBM(*(parameter + rate * change for parameter, change in zip(rbm, direction, strict=True)))
+
+
+def cd_update(rbm, x, rate, k):
+    """CD-k: k sweeps from the data (Hinton 2002)."""
+    return moved(rbm, likelihood_gradient(rbm, x, gibbs(rbm, x, k)), rate)
+
+
+def pcd_update(rbm, chains, x, rate):
+    """PCD: the chains (S, n, d) go on from where the last update left them; whoever drops them runs CD from noise."""
+    chains = gibbs(rbm, chains, 1)
+    return moved(rbm, likelihood_gradient(rbm, x, chains), rate), chains
+
+
+def fast_pcd_update(rbm, fast, chains, x, rate, fast_rate):
+    """Fast PCD: the chains see W + W_fast, the statistics and the slow weights do not; `fast` begins at 0."""
+    chains = gibbs(moved(rbm, fast), chains, 1)
+    gradient = likelihood_gradient(rbm, x, chains)
+    fast = RBM(*(19 / 20 * old + fast_rate * g for old, g in zip(fast, gradient, strict=True)))
+    return moved(rbm, gradient, rate), fast, chains
+
+
+def tempering_update(rbm, replicas, betas, x, rate):
+    """Parallel tempering: `replicas` is a list of chains (S, n, d), one for each of `betas`, which fall from 1."""
+    h = [bernoulli(rbm.p_hidden(v, beta)) for v, beta in zip(replicas, betas, strict=True)]
+    v = [bernoulli(rbm.p_visible(h_r, beta)) for h_r, beta in zip(h, betas, strict=True)]
+    energy = [rbm.energy(v_r, h_r) for v_r, h_r in zip(v, h, strict=True)]
+    for r in (*range(0, len(betas) - 1, 2), *range(1, len(betas) - 1, 2)):  # pairs (0, 1), (2, 3) ..., then (1, 2) ...
+        log_ratio = (betas[r] - betas[r + 1]) * (energy[r] - energy[r + 1])
+        swap = torch.rand_like(log_ratio).log() < log_ratio
+        for state, mask in ((energy, swap), (v, swap.unsqueeze(2))):
+            state[r], state[r + 1] = torch.where(mask, state[r + 1], state[r]), torch.where(mask, state[r], state[r + 1])
+    return moved(rbm, likelihood_gradient(rbm, x, v[0]), rate), v
+
+
+# The same, fast: one product for the data and the samples, with signed weights; all replicas in one product; all in place.
 
 
 class Method(NamedTuple):
-    """How the negative phase is drawn."""
+    """How the negative phase is drawn, and how the method is drawn in figures."""
 
     color: str
+    marker: str
     sweeps: int = 1  # Gibbs sweeps of a chain in one update
     persistent: bool = True
     fast_rate: float = 0.0
@@ -358,11 +481,11 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "CD-1": Method("tab:red", persistent=False),
-    "CD-10": Method("tab:orange", sweeps=10, persistent=False),
-    "PCD": Method("tab:green"),
-    "fast PCD": Method("tab:blue", fast_rate=0.3),
-    "tempering": Method("tab:purple", sweeps=5, n_replicas=5),
+    "CD-1": Method("tab:red", "o", persistent=False),
+    "CD-10": Method("tab:orange", "s", sweeps=10, persistent=False),
+    "PCD": Method("tab:green", "^"),
+    "fast PCD": Method("tab:blue", "D", fast_rate=0.3),
+    "tempering": Method("tab:purple", "v", sweeps=5, n_replicas=5),
 }
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -398,7 +521,7 @@ def temper(rbm, v, betas):
 
 
 class Trainer:
-    """S machines that learn side by side, each with n chains of its own."""
+    """S machines that learn side by side, in place, each with n chains of its own."""
 
     def __init__(self, rbm, method, n_chains, chains=None):
         n_machines, d, _ = rbm.W.shape
@@ -416,7 +539,7 @@ class Trainer:
         if self.method.n_replicas > 1:
             self.chains = temper(self.rbm, self.chains, self.betas)
         elif self.method.fast_rate:
-            self.chains = gibbs(RBM(*(slow + fast for slow, fast in zip(self.rbm, self.fast, strict=True))), self.chains, 1)
+            self.chains = gibbs(moved(self.rbm, self.fast), self.chains, 1)
         else:
             self.chains = gibbs(self.rbm, self.chains, self.method.sweeps)
         return self.chains[:, : self.n]  # the replicas at beta = 1 come first
@@ -449,6 +572,11 @@ def climb(trainer, x, rates, n_updates, marks=(), anneal=True):
     return kept
 
 
+# What is equal here: the *sweeps per chain*. One update costs CD-1 and (F)PCD one sweep, CD-10 ten, parallel tempering
+# one for each replica: out of the same budget it makes 1/R of the updates. Each method, at each budget, gets the learning
+# rate that does best on machines of their own (out of the same six), falling linearly to 0; then other machines count.
+
+
 class Result(NamedTuple):
     """A method's outcome at one budget: the rate chosen, the machines trained with it, and the seconds that took."""
 
@@ -457,20 +585,29 @@ class Result(NamedTuple):
     seconds: float
 
 
-def tune_and_train(x, n_chains, n_hidden, method, n_sweeps, n_tuning, n_seeds, score):
-    """Choose the rate by the mean score (S,) of n_tuning machines for each of RATES; with it, train n_seeds others."""
-    n_updates = max(n_sweeps // method.sweeps, 1)
+def chosen_rate(x, n_chains, n_hidden, method, n_updates, n_tuning, score):
+    """That of RATES with the best mean score (S,) over `n_tuning` machines of its own."""
     rates = torch.tensor(RATES, device=x.device).repeat_interleave(n_tuning)
     rbm = fresh_rbms(x, len(rates), n_hidden)
     climb(Trainer(rbm, method, n_chains), x, rates, n_updates)
     means = score(rbm).view(len(RATES), n_tuning).mean(1)
     if not means.isfinite().any():
         sys.exit("no learning rate leaves a machine whose AIS can be trusted: more --n-ais-temps or --n-ais-chains")
-    rate = RATES[means.nan_to_num(-math.inf).argmax()]  # one with which a machine blew up is not chosen
+    return RATES[means.nan_to_num(-math.inf).argmax()]  # a rate with which a machine blew up is not chosen
+
+
+def tune_and_train(x, n_chains, n_hidden, method, n_updates, n_tuning, n_seeds, score):
+    """Choose the rate on `n_tuning` machines; with it, train `n_seeds` others on x (N, d)."""
+    rate = chosen_rate(x, n_chains, n_hidden, method, n_updates, n_tuning, score)
     rbm, start = fresh_rbms(x, n_seeds, n_hidden), time.perf_counter()
     climb(Trainer(rbm, method, n_chains), x, torch.full((n_seeds,), rate, device=x.device), n_updates)
     must_be_finite("the training", *rbm)
     return Result(rate, rbm, time.perf_counter() - start)
+
+
+def updates_for(method, n_sweeps):
+    """How many updates a budget of Gibbs sweeps a chain pays for."""
+    return max(n_sweeps // method.sweeps, 1)
 
 
 def budgets(config):
@@ -500,8 +637,8 @@ def trained_on_bars(run):
     results, jobs = {}, [(name, sweeps) for sweeps in budgets(config) for name in METHODS]
     for name, sweeps in Progress(jobs, "bars and stripes"):
         results[name, sweeps] = tune_and_train(
-            x, len(x), config.n_hidden, METHODS[name], sweeps, config.n_tuning, config.n_seeds,
-            lambda rbm: nats_per_pattern(rbm, x),
+            x, len(x), config.n_hidden, METHODS[name], updates_for(METHODS[name], sweeps), config.n_tuning, config.n_seeds,
+            lambda rbm: exact_log_likelihood(rbm, x),
         )  # fmt: skip
     return results
 
@@ -537,98 +674,162 @@ def log_z_from_weights(log_w):
     return log_sum - math.log(n), ((1 / ess - 1 / n).clamp(min=0) * n / (n - 1)).sqrt(), ess
 
 
-@functools.cache
-def digits_split(run):
+def log_likelihood_by_ais(rbm, base_b, x, n_chains, n_temps):
+    """Mean log likelihood (S,) of x (N, d), and the effective share (S,) of the AIS chains: can it be trusted?"""
+    log_z, _, ess = log_z_from_weights(ais(rbm, base_b, n_chains, n_temps))
+    return -rbm.free_energy(x.expand(len(rbm.W), -1, -1)).mean(1) - log_z, ess / n_chains
+
+
+def trusted(nats, share):
+    """nan in place of what rests on too few chains, where AIS flatters: no rate is chosen by such a number."""
+    return nats.where(share >= 0.1, torch.nan)
+
+
+def binary_digits(device):
     """Binary 8x8 digits (N, 64): for training, for choosing rates, for the final score."""
     x, y = load_digits(return_X_y=True)
     x_rest, x_test, y_rest, _ = train_test_split(x > 8, y, test_size=0.2, stratify=y, random_state=0)
     x_train, x_valid = train_test_split(x_rest, test_size=0.15, stratify=y_rest, random_state=0)
-    return [torch.tensor(part, dtype=torch.float32, device=run.device) for part in (x_train, x_valid, x_test)]
+    return [torch.tensor(part, dtype=torch.float32, device=device) for part in (x_train, x_valid, x_test)]
+
+
+class Scored(NamedTuple):
+    """A method's rate on the digits, its machines' test log likelihood (S,), and AIS's effective share (S,)."""
+
+    rate: float
+    nats: torch.Tensor
+    share: torch.Tensor
+
+    @property
+    def is_trusted(self):
+        """Whether AIS says something about every machine."""
+        return self.share.min().item() >= 0.1
 
 
 @functools.cache
 @own_random_stream
 def trained_on_digits(run):
-    """{method: (Result, test nats per machine (S,) and the effective share of the AIS chains (S,))} on digits."""
-    config, (x_train, x_valid, x_test) = run.config, digits_split(run)
+    """{method: Scored} on digits: rates chosen on the validation images, scores on the test images."""
+    config, (x_train, x_valid, x_test) = run.config, binary_digits(run.device)
     torch.manual_seed(run.seed)
-    base_b, results = log_odds(x_train), {}
-
-    def nats(rbm, x, n_chains, n_temps):
-        log_z, _, ess = log_z_from_weights(ais(rbm, base_b, n_chains, n_temps))
-        return -rbm.free_energy(x.expand(len(rbm.W), -1, -1)).mean(1) - log_z, ess / n_chains
-
-    def trusted(values, share):  # AIS flatters where few chains count: no rate is chosen by such a number
-        return values.where(share >= 0.1, torch.nan)
-
+    base_b, few, results = log_odds(x_train), (config.n_ais_chains // 2 + 1, config.n_ais_temps // 3 + 1), {}
     for name, method in Progress(METHODS.items(), "digits"):
         result = tune_and_train(
-            x_train, 100, config.digits_hidden, method, config.digits_sweeps, 1, config.n_seeds,
-            lambda rbm: trusted(*nats(rbm, x_valid, config.n_ais_chains // 2 + 1, config.n_ais_temps // 3 + 1)),
+            x_train, 100, config.digits_hidden, method, updates_for(method, config.digits_sweeps), 1, config.n_seeds,
+            lambda rbm: trusted(*log_likelihood_by_ais(rbm, base_b, x_valid, *few)),
         )  # fmt: skip
-        results[name] = result, *nats(result.rbm, x_test, config.n_ais_chains, config.n_ais_temps)
+        scores = log_likelihood_by_ais(result.rbm, base_b, x_test, config.n_ais_chains, config.n_ais_temps)
+        results[name] = Scored(result.rate, *(values.cpu() for values in scores))
     return results
 
 
-def metric_name(name):
-    """A method's name as part of a metric's."""
-    return name.lower().replace("-", "_").replace(" ", "_")
+class AISCheck(NamedTuple):
+    """log Z of one machine by AIS, its standard error, the number of chains behind it, and the exact one."""
+
+    log_z: float
+    sem: float
+    n_chains: int
+    exact: float
+
+
+def check_ais(x, n_hidden, n_updates, n_chains, n_temps):
+    """Is AIS right? log Z of a machine trained on x (N, d) whose `n_hidden` units can be summed."""
+    rbm = fresh_rbms(x, 1, n_hidden)
+    climb(Trainer(rbm, METHODS["PCD"], 100), x, torch.full((1,), 0.3, device=x.device), n_updates)
+    log_z, sem, _ = log_z_from_weights(ais(rbm, log_odds(x), n_chains, n_temps))
+    return AISCheck(log_z.item(), sem.item(), n_chains, exact_log_z(rbm).item())
+
+
+class Drawn(NamedTuple):
+    """30 exact samples (30, 16) of a method's first machine, and which of them are no bars or stripes (30,)."""
+
+    name: str
+    v: torch.Tensor
+    is_wrong: torch.Tensor
+
+
+def draw_exactly(name, rbm, patterns):
+    """What a method's machine believes in, by exact samples: no chain stands between the machine and the picture."""
+    v = exact_samples(rbm, 30)
+    return Drawn(name, v[0].cpu(), (last_pattern(v, patterns, torch.tensor(-1, device=v.device)) < 0)[0].cpu())
+
+
+def draw_likelihoods(panels):
+    """Each machine a dot, each mean a line; panels: (title, unit, {method: nats (S,)}, the best possible or None)."""
+    fig, axes = plt.subplots(1, len(panels), figsize=(10, 4.2), layout="constrained")
+    for ax, (title, unit, nats, best) in zip(axes, panels, strict=True):
+        for i, (name, values) in enumerate(nats.items()):
+            style = {"color": METHODS[name].color, "marker": METHODS[name].marker, "ls": ""}
+            ax.plot(i + np.linspace(-0.15, 0.15, len(values)), values.numpy(), alpha=0.6, **style)
+            ax.plot([i - 0.3, i + 0.3], [values.mean().item()] * 2, color=METHODS[name].color, lw=3)
+        ax.set_xticks(range(len(nats)), list(nats))
+        ax.set(title=title, ylabel=f"log likelihood (nats {unit})")
+        if best is not None:
+            ax.axhline(best, color="k", ls="--", label=f"the best possible, {best:.3f}")
+            ax.legend(loc="lower right")
+    return fig
+
+
+def show_patterns(ax, v, title, is_wrong=None):
+    """Draw 30 patterns (30, 16) as 5 rows of 6; those marked in `is_wrong` (30,) in red."""
+    ink = torch.zeros(30, 1, 1, 3) if is_wrong is None else is_wrong.view(-1, 1, 1, 1) * torch.tensor([0.84, 0.15, 0.16])
+    tiles = torch.where(v.view(-1, 4, 4, 1) > 0.5, ink, 0.9)
+    tiles = torch.nn.functional.pad(tiles, (0, 0, 0, 1, 0, 1), value=1.0)  # a white gap
+    ax.imshow(tiles.view(5, 6, 5, 5, 3).permute(0, 2, 1, 3, 4).reshape(25, 30, 3).numpy())
+    ax.set_title(title)
+    ax.axis("off")
+
+
+def draw_samples(patterns, drawn):
+    """All patterns, and beside them what the worst and the best machine believe in."""
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+    show_patterns(axes[0], patterns, "all 30 bars and stripes")
+    for ax, (name, v, is_wrong) in zip(axes[1:], drawn, strict=True):
+        show_patterns(ax, v, f"{name}: {int(is_wrong.sum())} of 30 exact\nsamples wrong (red)", is_wrong)
+    return fig
+
+
+def record_digits(run, digits, chance):
+    """The metrics of {method: Scored}; returns {method: nats (S,)} of those that can be trusted."""
+    for name, scored in digits.items():
+        run.metric(f"digits, {name}: AIS effective share", scored.share.min(), against=("refused below", 0.1))
+        if scored.is_trusted:
+            nats = mean_and_sem(scored.nats)
+            run.metric(f"digits, {name}: test likelihood (nats)", *nats, against=("independent pixels", chance))
+            run.metric(f"digits, {name}: learning rate", scored.rate)
+        else:
+            run.say(f"digits, {name}: no likelihood, its AIS rests on too few chains; raise --n-ais-temps")
+    return {name: scored.nats for name, scored in digits.items() if scored.is_trusted}
 
 
 def section_methods(run):
     """At equal numbers of Gibbs sweeps, what the negative phase is drawn with decides how good the machine gets."""
-    config, x, entropy = run.config, bars_and_stripes().to(run.device), math.log(30)
-    results, sweeps = trained_on_bars(run), budgets(run.config)[-1]
-    nats = {name: nats_per_pattern(results[name, sweeps].rbm, x).cpu() for name in METHODS}
+    config, x, (x_train, _, x_test) = run.config, bars_and_stripes().to(run.device), binary_digits(run.device)
+    sweeps, best = budgets(config)[-1], theory_best_log_likelihood(x)
+    results = {name: trained_on_bars(run)[name, sweeps] for name in METHODS}
+    nats = {name: exact_log_likelihood(result.rbm, x).cpu() for name, result in results.items()}
     for name, values in nats.items():
-        run.metric(f"bars_nats_{metric_name(name)}", *mean_and_sem(values), against=("-ln 30", -entropy))
-        run.metric(f"bars_rate_{metric_name(name)}", results[name, sweeps].rate)
-    best = max(nats, key=lambda name: nats[name].mean())
-    worst = min(nats, key=lambda name: nats[name].mean())
-    run.metric("bars_best_nats", *mean_and_sem(nats[best]), ("-ln 30", -entropy), 0.3)
-
-    x_train, _, x_test = digits_split(run)
-    digits, chance = trained_on_digits(run), log_odds(x_train)
-    chance = (x_test @ chance - softplus(chance).sum()).mean().item()
-    shown = {}
-    for name, (result, values, share) in digits.items():
-        run.metric(f"digits_ais_effective_share_{metric_name(name)}", share.min(), against=("refused below", 0.1))
-        if share.min() < 0.1:
-            echo(f"  digits_nats_{metric_name(name)}: refused, its AIS rests on too few chains; raise --n-ais-temps")
-            continue
-        shown[name] = values.cpu()
-        run.metric(f"digits_nats_{metric_name(name)}", *mean_and_sem(values), against=("independent pixels", chance))
-        run.metric(f"digits_rate_{metric_name(name)}", result.rate)
-    small = fresh_rbms(x_train, 1, min(14, config.digits_hidden))  # one whose Z can be summed: is AIS right?
-    climb(Trainer(small, METHODS["PCD"], 100), x_train, torch.full((1,), 0.3, device=run.device), config.digits_sweeps)
-    log_z, sem, _ = log_z_from_weights(ais(small, log_odds(x_train), 5 * config.n_ais_chains, config.n_ais_temps))
-    run.metric("ais_log_z_14_hidden", log_z, sem, ("exact", exact_log_z(small)), 4 * sem.item())
-
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
-    for ax, values in zip(axes, (nats, shown), strict=True):
-        for i, (name, dots) in enumerate(values.items()):
-            ax.plot(i + np.linspace(-0.15, 0.15, len(dots)), dots.numpy(), "o", color=METHODS[name].color, alpha=0.5)
-            ax.plot([i - 0.3, i + 0.3], [dots.mean().item()] * 2, color=METHODS[name].color, lw=3)
-        ax.set_xticks(range(len(values)), list(values))
-    axes[0].axhline(-entropy, color="k", ls="--", label="-ln 30: the data's own entropy")
-    axes[0].legend(loc="lower right")
-    axes[0].set(title=f"Bars and stripes, {sweeps:,} sweeps a chain: exact", ylabel="log likelihood (nats a pattern)")
-    axes[1].set(title=f"Digits, {config.digits_sweeps:,} sweeps a chain: AIS", ylabel="test log likelihood (nats an image)")
-    run.figure(fig, "likelihoods")
-
-    fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
-    show_patterns(axes[0], x.cpu(), "all 30 bars and stripes")
-    for ax, name in zip(axes[1:], (worst, best), strict=True):
-        v = exact_samples(results[name, sweeps].rbm, 30).cpu()
-        is_wrong = last_pattern(v, x.cpu(), torch.tensor(-1)) < 0
-        show_patterns(ax, v[0], f"{name}: 30 exact samples,\n{int(is_wrong[0].sum())} of them wrong (red)", is_wrong[0])
-    run.figure(fig, "samples")
+        run.metric(f"bars, {name}: log likelihood (nats)", *mean_and_sem(values), against=("best: -ln 30", best))
+        run.metric(f"bars, {name}: learning rate", results[name].rate)
+    chance = exact_independent_log_likelihood(x_train, x_test)
+    shown = record_digits(run, trained_on_digits(run), chance)
+    n_hidden = min(14, config.digits_hidden)
+    ais_check = check_ais(x_train, n_hidden, config.digits_sweeps, 5 * config.n_ais_chains, config.n_ais_temps)
+    within = tolerance(ais_check.sem, ais_check.n_chains)
+    run.metric(f"{n_hidden} hidden units: log Z by AIS", ais_check.log_z, ais_check.sem, ("exact", ais_check.exact), within)
+    ranked = sorted(nats, key=lambda name: nats[name].mean())
+    drawn = [draw_exactly(name, results[name].rbm, x) for name in (ranked[0], ranked[-1])]
+    bars_panel = f"Bars and stripes, {sweeps:,} sweeps: exact", "a pattern", nats, best
+    digits_panel = f"Digits, {config.digits_sweeps:,} sweeps: AIS", "an image", shown, None
+    run.figure(draw_likelihoods([bars_panel, digits_panel]), "likelihoods")
+    run.figure(draw_samples(x.cpu(), drawn), "samples")
+    run.say(f"{ranked[-1]} comes nearest to the best possible: {best - nats[ranked[-1]].mean():.2f} nats below it")
 
 
 # %% 3. What misleads
 # Reconstruction error, |x - E[v | h]|² with h ~ p(h | x), asks whether *one sweep* stays near the data. A machine whose
 # chains cannot move reconstructs everything, whatever else it believes in; and CD-1 trains chains not to move away in
-# one sweep. Spurious modes far from the data are never visited, so nothing ever raises their energy.
+# one sweep. Spurious modes far from the data are never visited, so nothing ever raises their energy (Fischer & Igel 2010).
 
 
 def reconstruction_error(rbm, x, n_draws=20):
@@ -637,31 +838,60 @@ def reconstruction_error(rbm, x, n_draws=20):
     return (x - rbm.p_visible(bernoulli(rbm.p_hidden(x)))).square().sum(2).mean(1)
 
 
+class Watched(NamedTuple):
+    """A training as it goes on: K marks (in updates), what was measured there, and the mark where the likelihood peaks."""
+
+    marks: list
+    nats: torch.Tensor  # exact mean log likelihood, (K, S)
+    errors: torch.Tensor  # reconstruction error, (K, S)
+    peak: int
+
+
+def watch_cd_1(x, n_hidden, n_machines, n_updates, rate=0.3):
+    """CD-1 on patterns x (N, d) at a constant rate: what is usually watched, and what counts."""
+    marks = sorted(set(np.geomspace(10, max(n_updates, 20), 40).astype(int).tolist()))
+    rbm, rates = fresh_rbms(x, n_machines, n_hidden), torch.full((n_machines,), rate, device=x.device)
+    kept = climb(Trainer(rbm, METHODS["CD-1"], len(x)), x, rates, marks[-1], marks, anneal=False)
+    nats = torch.stack([exact_log_likelihood(machines, x) for machines in kept.values()]).cpu()
+    errors = torch.stack([reconstruction_error(machines, x) for machines in kept.values()]).cpu()
+    return Watched(marks, nats, errors, nats.mean(1).argmax().item())
+
+
+def draw_watched(watched, best, titles):
+    """Reconstruction error and likelihood of each machine and of their mean, against updates."""
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained")
+    for ax, title, values, color in zip(axes, titles, (watched.errors, watched.nats), ("0.4", "tab:red"), strict=True):
+        ax.plot(watched.marks, values.numpy(), color=color, alpha=0.3, lw=1)
+        ax.plot(watched.marks, values.mean(1).numpy(), color=color, lw=3)
+        ax.axvline(watched.marks[watched.peak], color="k", ls=":", label="the likelihood's peak")
+        ax.set(title=title, xscale="log", xlabel="updates of CD-1 at a constant rate")
+    axes[0].set(ylabel="reconstruction error (pixels a pattern)", yscale="log")
+    axes[1].axhline(best, color="k", ls="--", label="the best possible")
+    axes[1].set(ylabel="log likelihood (nats a pattern)")
+    axes[1].legend(loc="lower center")
+    return fig
+
+
 def section_misleading(run):
     """Under CD-1 the reconstruction error keeps falling while the exact likelihood falls too."""
     config, x = run.config, bars_and_stripes().to(run.device)
-    marks = sorted(set(np.geomspace(10, max(config.n_sweeps, 20), 40).astype(int).tolist()))
-    rbm = fresh_rbms(x, config.n_seeds, config.n_hidden)
-    rates = torch.full((config.n_seeds,), 0.3, device=run.device)
-    kept = climb(Trainer(rbm, METHODS["CD-1"], len(x)), x, rates, marks[-1], marks, anneal=False)
-    nats = torch.stack([nats_per_pattern(machines, x) for machines in kept.values()]).cpu()
-    errors = torch.stack([reconstruction_error(machines, x) for machines in kept.values()]).cpu()
-    peak = nats.mean(1).argmax().item()
-    for name, values in (("nats", nats), ("reconstruction_error", errors)):
-        run.metric(f"{name}_at_the_peak", *mean_and_sem(values[peak]))
-        run.metric(f"{name}_change_since", *mean_and_sem(values[-1] - values[peak]), against=("the peak", 0))
-
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    for ax, values, color in ((axes[0], errors, "tab:gray"), (axes[1], nats, "tab:red")):
-        ax.plot(marks, values.numpy(), color=color, alpha=0.3, lw=1)
-        ax.plot(marks, values.mean(1).numpy(), color=color, lw=3)
-        ax.axvline(marks[peak], color="k", ls=":")
-        ax.set(xscale="log", xlabel="updates of CD-1 at a constant rate")
-    axes[0].set(title="What is watched improves ...", ylabel="reconstruction error (pixels a pattern)", yscale="log")
-    axes[1].axhline(-math.log(30), color="k", ls="--", label="-ln 30")
-    axes[1].set(title="... while the likelihood falls", ylabel="exact log likelihood (nats a pattern)")
-    axes[1].legend()
-    run.figure(fig, "reconstruction")
+    watched = watch_cd_1(x, config.n_hidden, config.n_seeds, config.n_sweeps)
+    changes = []
+    for name, values in (("likelihood (nats)", watched.nats), ("reconstruction (pixels)", watched.errors)):
+        changes.append(values[-1] - values[watched.peak])
+        run.metric(f"{name} at its peak", *mean_and_sem(values[watched.peak]))
+        run.metric(f"{name}: change since", *mean_and_sem(changes[-1]), against=("the peak", 0))
+    improves, falls = changes[1].mean() < 0, changes[0].mean() < 0
+    titles = [
+        f"What is watched {'improves' if improves else 'does not improve'} ...",
+        f"... while the likelihood {'falls' if falls else 'does not fall'}",
+    ]
+    run.figure(draw_watched(watched, theory_best_log_likelihood(x), titles), "reconstruction")
+    ending = "who watches it is misled" if improves and falls else "in this run nobody is misled"
+    run.say(
+        f"after update {watched.marks[watched.peak]:,} the reconstruction error changes by {changes[1].mean():.2g} pixels"
+    )
+    run.say(f"and the likelihood by {changes[0].mean():.2f} nats: {ending}")
 
 
 # %% 4. Chains
@@ -677,12 +907,6 @@ def last_pattern(v, patterns, last):
     """Which of the patterns (N, d) each v (..., d) is; where it is none, what it was last (...)."""
     agreement, which = (v @ (2 * patterns - 1).T - patterns.sum(1)).max(-1)
     return torch.where(agreement == 0, which, last)
-
-
-def exact_mean_energy(rbm):
-    """E_p[E(v, h)], (S,), by enumeration of the hidden states."""
-    h, p = hidden_states(rbm)
-    return (p * rbm.upside_down.mean_energy(h)).sum(1)
 
 
 def barness(v):
@@ -742,10 +966,22 @@ def diagnose(rbm, start, patterns, n_draws, n_replicas):
     v = start.repeat(1, n_replicas, 1)
     for _ in range(n_draws):
         v = temper(rbm, v, betas)
-        last, old = last_pattern(v[:, :n], patterns, last), last
-        switches = switches + (last != old)
+        last, old = last_pattern(v[:, :n], patterns, last.to(v.device)), last
+        switches = switches + (last != old.to(v.device))
         draws.append(barness(v[:, :n]))
     return torch.stack(draws, 2), switches.clamp(min=0).float().mean(1) / n_draws
+
+
+def exact_mean_energy(rbm):
+    """E_p[E(v, h)], (S,), by enumeration of the hidden states."""
+    h, p = hidden_states(rbm)
+    return (p * rbm.upside_down.mean_energy(h)).sum(1)
+
+
+def exact_mean_barness(rbm):
+    """E_p[barness(v)], (S,), by enumeration of the 2^16 images."""
+    v, p = visible_states(rbm)
+    return (p * barness(v)).sum(1)
 
 
 def lag_while_learning(rbm, x, rates, n_updates, every=50):
@@ -762,59 +998,109 @@ def lag_while_learning(rbm, x, rates, n_updates, every=50):
     return torch.stack(lags).mean(0), switches.clamp(min=0).float().mean(1) / n_updates
 
 
-def section_chains(run):
-    """Persistent chains lag behind a machine that learns, and move because it learns; frozen, they are stuck."""
-    config, x, results = run.config, bars_and_stripes().to(run.device), trained_on_bars(run)
-    trained, early = results["tempering", budgets(config)[-1]].rbm, results["PCD", budgets(config)[0]].rbm
-    n, learning_rates = config.n_seeds, (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
-    rates = torch.tensor(learning_rates, device=run.device).repeat_interleave(n)
-    machines = RBM(*(parameter.repeat(len(learning_rates), 1, 1) for parameter in trained))
-    lagging = lag_while_learning(machines, x.repeat(3, 1), rates, config.n_lag_updates)
-    lag, switches = (values.cpu().view(-1, n) for values in lagging)
-    lag_rows, switch_rows = ([mean_and_sem(row) for row in rows] for rows in (lag, 1000 * switches))
-    for rate, (mean, sem), (per_1000, spread) in zip(learning_rates, lag_rows, switch_rows, strict=True):
-        run.metric(f"lag_rate_{rate:g}", mean, sem, ("no lag", 0), None if rate else 5 * sem + 1e-6)
-        run.metric(f"switches_rate_{rate:g}", per_1000, spread, against=("frozen", switch_rows[0][0]))
+class Lag(NamedTuple):
+    """PCD's chains at one learning rate: lag (S,) in nats, and mode switches in 1,000 sweeps (S,)."""
 
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    for ax, rows, frozen in ((axes[0], lag_rows, 0), (axes[1], switch_rows, switch_rows[0][0])):
-        ax.errorbar(learning_rates[1:], *zip(*rows[1:], strict=True), fmt="o-", color="tab:green", label="PCD chains")
-        ax.axhline(frozen, color="k", ls="--", label="rate 0: the machine is frozen")
+    nats: torch.Tensor
+    switches: torch.Tensor
+
+
+LEARNING_RATES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+
+def measure_lag(rbm, x, n_updates):
+    """{learning rate: Lag} for copies of S machines that go on learning x (N, d) at each of LEARNING_RATES."""
+    rates = torch.tensor(LEARNING_RATES, device=x.device).repeat_interleave(len(rbm.W))
+    machines = RBM(*(parameter.repeat(len(LEARNING_RATES), 1, 1) for parameter in rbm))
+    lag, switches = (found.cpu().view(-1, len(rbm.W)) for found in lag_while_learning(machines, x, rates, n_updates))
+    return {rate: Lag(*row) for rate, *row in zip(LEARNING_RATES, lag, 1000 * switches, strict=True)}
+
+
+class Mixing(NamedTuple):
+    """What the chains of S machines look like."""
+
+    r_hat: torch.Tensor  # (S,)
+    ess: torch.Tensor  # independent draws that 1,000 sweeps are worth, (S,)
+    switches: torch.Tensor  # mode switches of a chain in 1,000 sweeps, (S,)
+    error: torch.Tensor  # |mean over all chains - exact mean| of barness, (S,)
+    trace: torch.Tensor  # the first machine's barness in three chains, (3, up to 500)
+    exact: float  # its exact mean
+
+
+def measure_mixing(rbm, start, patterns, n_draws, n_replicas=1):
+    """Chains of S machines from `start` (S, n, 16), and what the diagnostics say of them; tempered if n_replicas > 1."""
+    draws, switches = (values.cpu() for values in diagnose(rbm, start, patterns, n_draws, n_replicas))
+    exact = exact_mean_barness(rbm).cpu()
+    ess = [effective_sample_size(chains).nan_to_num(1.0) for chains in draws]  # all stand at one place: one draw
+    return Mixing(
+        r_hat=torch.stack([r_hat_or_stuck(chains) for chains in draws]),
+        ess=1000 * torch.stack(ess) / (draws[0].numel() * n_replicas),
+        switches=1000 * switches,
+        error=(draws.mean((1, 2)) - exact).abs(),
+        trace=draws[0, ::13, :500],
+        exact=exact[0].item(),
+    )
+
+
+def draw_lag(found):
+    """Lag and mode switches against the learning rate; found: {rate: Lag}, 0 among the rates."""
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained")
+    rates = [rate for rate in found if rate]
+    for ax, field in zip(axes, Lag._fields, strict=True):
+        rows = mean_and_sem_rows([getattr(found[rate], field) for rate in found])
+        ax.errorbar(rates, *rows[:, 1:], fmt="^-", color=METHODS["PCD"].color, label="PCD chains")
+        ax.axhline(rows[0, 0], color="k", ls="--", label="rate 0: the machine is frozen")
         ax.set(xscale="log", xlabel="learning rate")
         ax.legend()
     axes[0].set(title="Chains lag the more, the faster the machine learns", ylabel="chains' energy above the model's (nats)")
     axes[1].set(title="... and learning drives them from mode to mode", ylabel="mode switches per 1,000 sweeps")
-    run.figure(fig, "lag")
+    return fig
 
-    v = all_states(16).to(run.device).expand(n, -1, -1)
-    exact = {id(rbm): ((-rbm.free_energy(v)).softmax(1) * barness(v)).sum(1).cpu() for rbm in (early, trained)}
-    apart, alike = x.expand(n, -1, -1), x[3].expand(n, len(x), -1)
-    cases = {
-        "early machine": (early, apart, 1),
-        "trained, one start": (trained, alike, 1),
-        "trained, all starts": (trained, apart, 1),
-        "trained, tempering": (trained, apart, METHODS["tempering"].n_replicas),
-    }
-    fig, axes = plt.subplots(1, 4, figsize=(14, 3.8), sharey=True, layout="constrained")
-    for ax, (name, (rbm, start, n_replicas)) in zip(axes, cases.items(), strict=True):
-        draws, per_sweep = (values.cpu() for values in diagnose(rbm, start, x, config.n_draws, n_replicas))
-        key = metric_name(name).replace(",", "")
-        r_hat = mean_and_sem([r_hat_or_stuck(chains) for chains in draws])
-        if math.isfinite(r_hat[0]):
-            run.metric(f"{key}_r_hat", *r_hat, against=("agreed", 1))
-        else:
-            echo(f"  {key}_r_hat is infinite: no chain moved, and they stand in different places")
-        ess = [effective_sample_size(chains).nan_to_num(1.0) for chains in draws]  # all stand at one place: one draw
-        ess = [1000 * draws_worth / (draws[0].numel() * n_replicas) for draws_worth in ess]
-        run.metric(f"{key}_ess_per_1000", *mean_and_sem(ess), against=("independent", 1000))
-        run.metric(f"{key}_switches", *mean_and_sem(1000 * per_sweep))
-        error = mean_and_sem((draws.mean((1, 2)) - exact[id(rbm)]).abs())
-        run.metric(f"{key}_error", *error, against=("exact mean", 0))
-        ax.plot(draws[0, ::13, :500].T.numpy(), lw=0.9)
-        ax.axhline(exact[id(rbm)][0].item(), color="k", ls="--")
-        ax.set(title=f"{name}\nR-hat {r_hat[0]:.2f}, error {error[0]:.3f}", xlabel="sweeps")
+
+def draw_traces(found):
+    """Three chains of each case beside the exact mean; found: {case: Mixing}."""
+    fig, axes = plt.subplots(1, len(found), figsize=(10, 3.4), sharey=True, layout="constrained")
+    for ax, (name, mixing) in zip(axes, found.items(), strict=True):
+        ax.plot(mixing.trace.T.numpy(), lw=0.9)
+        ax.axhline(mixing.exact, color="k", ls="--")
+        r_hat, error = mixing.r_hat.mean(), mixing.error.mean()
+        ax.set(title=f"{name}\nR-hat {r_hat:.2f}, error {error:.3f}", xlabel="sweeps")
     axes[0].set_ylabel("stripes < 0 < bars (3 chains)")
-    run.figure(fig, "traces")
+    return fig
+
+
+def record_mixing(run, name, mixing):
+    """The metrics of one case of `measure_mixing`."""
+    if mixing.r_hat.isfinite().all():
+        run.metric(f"{name}: R-hat", *mean_and_sem(mixing.r_hat), against=("agreed", 1))
+    else:
+        run.say(f"{name}: R-hat is infinite, since no chain moved and they stand in different places")
+    run.metric(f"{name}: ESS of 1,000 sweeps", *mean_and_sem(mixing.ess), against=("independent", 1000))
+    run.metric(f"{name}: switches in 1,000", *mean_and_sem(mixing.switches))
+    run.metric(f"{name}: error of the mean", *mean_and_sem(mixing.error), against=("exact mean", 0))
+
+
+def section_chains(run):
+    """Persistent chains lag behind a machine that learns, and move because it learns; frozen, they are stuck."""
+    config, x, results = run.config, bars_and_stripes().to(run.device), trained_on_bars(run)
+    trained, early = results["tempering", budgets(config)[-1]].rbm, results["PCD", budgets(config)[0]].rbm
+    lagging = measure_lag(trained, x.repeat(3, 1), config.n_lag_updates)
+    frozen = lagging[0.0].switches.mean()
+    for rate, lag in lagging.items():
+        mean, sem = mean_and_sem(lag.nats)
+        run.metric(f"rate {rate:g}: lag (nats)", mean, sem, ("no lag", 0), None if rate else 5 * sem + 1e-6)
+        run.metric(f"rate {rate:g}: switches in 1,000", *mean_and_sem(lag.switches), against=("frozen", frozen))
+    run.figure(draw_lag(lagging), "lag")
+    apart, alike = x.expand(config.n_seeds, -1, -1), x[3].expand(config.n_seeds, len(x), -1)
+    found = {
+        "early machine": measure_mixing(early, apart, x, config.n_draws),
+        "trained, one start": measure_mixing(trained, alike, x, config.n_draws),
+        "trained, all starts": measure_mixing(trained, apart, x, config.n_draws),
+        "trained, tempering": measure_mixing(trained, apart, x, config.n_draws, METHODS["tempering"].n_replicas),
+    }
+    for name, mixing in found.items():
+        record_mixing(run, name, mixing)
+    run.figure(draw_traces(found), "traces")
 
 
 # %% 5. Convergence
@@ -830,53 +1116,87 @@ def best_and_ties(candidates):
     return best, [name for name in rows if name != best and mean - rows[name][0] <= 2 * math.hypot(sem, rows[name][1])]
 
 
-def recommendations(run, nats):
-    """Rows (situation, choice, its nats, others as good) from {(method, sweeps): nats (S,)} and the run's trainings."""
-    results, steps = trained_on_bars(run), budgets(run.config)
-    situations = {f"{sweeps:,} sweeps": {name: nats[name, sweeps] for name in METHODS} for sweeps in steps}
-    fastest = min(results[name, steps[-1]].seconds for name in METHODS)
+class Choice(NamedTuple):
+    """What to take in one situation."""
+
+    situation: str
+    best: str
+    nats: float
+    ties: list
+
+
+def situations(nats, seconds, digits):
+    """{situation: {method: nats (S,)}} from {(method, sweeps): nats (S,)}, their seconds, and the digits' {method: nats}."""
+    steps = sorted({sweeps for _, sweeps in nats})
+    found = {f"{sweeps:,} sweeps": {name: nats[name, sweeps] for name in METHODS} for sweeps in steps}
+    fastest = min(seconds[name, steps[-1]] for name in METHODS)
     for limit in (fastest / 9, fastest):
-        affordable = [key for key in sorted(nats, key=lambda key: nats[key].mean()) if results[key].seconds <= limit]
+        affordable = [key for key in sorted(nats, key=lambda key: nats[key].mean()) if seconds[key] <= limit]
         if affordable:  # the best of each method comes last, and stays in the dictionary
-            situations[f"{limit:.2g} seconds"] = {name: nats[name, sweeps] for name, sweeps in affordable}
-    digits = {name: values for name, (_, values, share) in trained_on_digits(run).items() if share.min() >= 0.1}
-    if digits:
-        situations["digits, test (AIS)"] = digits
-    picks = [(situation, *best_and_ties(candidates)) for situation, candidates in situations.items()]
-    return [(s, best, f"{situations[s][best].mean():.2f}", ", ".join(others) or "none") for s, best, others in picks]
+            found[f"{limit:.2g} seconds"] = {name: nats[name, sweeps] for name, sweeps in affordable}
+    return found | ({"digits, test (AIS)": digits} if digits else {})
 
 
-def section_convergence(run):
-    """What to choose depends on the budget: likelihood against sweeps and against seconds, and a table made from them."""
-    x, results, steps = bars_and_stripes().to(run.device), trained_on_bars(run), budgets(run.config)
-    nats = {key: nats_per_pattern(result.rbm, x).cpu() for key, result in results.items()}
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.4), sharey=True, layout="constrained")
-    for name in METHODS:
-        rows = [mean_and_sem(nats[name, sweeps]) for sweeps in steps]
-        seconds = [results[name, sweeps].seconds for sweeps in steps]
-        for sweeps, row in zip(steps, rows, strict=True):
-            run.metric(f"{metric_name(name)}_{sweeps}_sweeps", *row, against=("-ln 30", -math.log(30)))
-        run.metric(f"{metric_name(name)}_training_seconds", seconds[-1])
-        for ax, axis in zip(axes, (steps, seconds), strict=True):
-            ax.errorbar(axis, *zip(*rows, strict=True), fmt="o-", color=METHODS[name].color, label=name)
-    for ax, label in zip(axes, ("Gibbs sweeps of each chain", f"seconds for {run.config.n_seeds} machines"), strict=True):
-        ax.axhline(-math.log(30), color="k", ls="--", label="-ln 30")
+def recommend(found):
+    """A Choice for each of {situation: {method: nats (S,)}}."""
+    picks = {situation: best_and_ties(candidates) for situation, candidates in found.items()}
+    return [Choice(name, best, found[name][best].mean().item(), ties) for name, (best, ties) in picks.items()]
+
+
+def draw_curves(nats, seconds, best):
+    """Likelihood against sweeps and against seconds; both keyed by (method, sweeps)."""
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    for name, method in METHODS.items():
+        keys = [key for key in nats if key[0] == name]
+        rows = mean_and_sem_rows([nats[key] for key in keys])
+        for ax, axis in zip(axes, ([sweeps for _, sweeps in keys], [seconds[key] for key in keys]), strict=True):
+            ax.errorbar(axis, *rows, fmt=f"{method.marker}-", color=method.color, label=name)
+    for ax, label in zip(axes, ("Gibbs sweeps of each chain", "seconds for all machines"), strict=True):
+        ax.axhline(best, color="k", ls="--", label="the best possible")
         ax.set(xscale="log", xlabel=label)
     axes[0].set(title="Bars and stripes against sweeps ...", ylabel="log likelihood (nats a pattern)")
     axes[1].set(title="... and against time on this computer")
     axes[0].legend()
-    run.figure(fig, "curves")
+    return fig
 
-    header, rows = ("with", "choose", "nats", "as good (within 2 standard errors)"), recommendations(run, nats)
-    for row in (header, *rows):
-        echo("  {:<20}{:<12}{:>8}   {}".format(*row))
+
+HEADER = ("with", "choose", "nats", "as good (within 2 standard errors)")
+
+
+def draw_table(choices):
+    """The table of what to choose when."""
+    rows = [(choice.situation, choice.best, f"{choice.nats:.2f}", ", ".join(choice.ties) or "none") for choice in choices]
     fig, ax = plt.subplots(figsize=(10, 0.42 * len(rows) + 1), layout="constrained")
-    table = ax.table(rows, colLabels=header, cellLoc="left", loc="center", colWidths=(0.25, 0.15, 0.12, 0.48))
-    table.set_fontsize(12)
+    table = ax.table(rows, colLabels=HEADER, cellLoc="left", loc="center", colWidths=(0.25, 0.15, 0.12, 0.48))
+    table.auto_set_font_size(False)
+    table.set_fontsize(11)
     table.scale(1, 1.7)
     ax.set_title("What to choose when, by this run's own numbers")
     ax.axis("off")
-    run.figure(fig, "table")
+    return fig
+
+
+def section_convergence(run):
+    """What to choose depends on the budget: likelihood against sweeps and against seconds, and a table made from them."""
+    x, results, best = (
+        bars_and_stripes().to(run.device),
+        trained_on_bars(run),
+        theory_best_log_likelihood(bars_and_stripes()),
+    )
+    nats = {key: exact_log_likelihood(result.rbm, x).cpu() for key, result in results.items()}
+    seconds = {key: result.seconds for key, result in results.items()}
+    digits = {name: scored.nats for name, scored in trained_on_digits(run).items() if scored.is_trusted}
+    for name in METHODS:
+        for sweeps in budgets(run.config):
+            row = mean_and_sem(nats[name, sweeps])
+            run.metric(f"{name}, {sweeps:,} sweeps: likelihood (nats)", *row, against=("best: -ln 30", best))
+        run.metric(f"{name}, {sweeps:,} sweeps (seconds)", seconds[name, sweeps])
+    run.figure(draw_curves(nats, seconds, best), "curves")
+    choices = recommend(situations(nats, seconds, digits))
+    run.figure(draw_table(choices), "table")
+    for choice in choices:
+        equals = f" (as good: {', '.join(choice.ties)})" if choice.ties else ""
+        run.say(f"with {choice.situation} choose {choice.best}, {choice.nats:.2f} nats{equals}")
 
 
 SECTIONS = {
