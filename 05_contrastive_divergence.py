@@ -56,7 +56,7 @@ class Config:
     n_seeds: Annotated[int, "machines behind each mean likelihood"] = 6
     n_tuning: Annotated[int, "other machines, on which each learning rate is chosen"] = 3
     digits_hidden: Annotated[int, "hidden units for the digits"] = 64
-    digits_sweeps: Annotated[int, "Gibbs sweeps of each of the 100 chains in a training on digits"] = 2500
+    digits_sweeps: Annotated[int, "Gibbs sweeps of each of 100 chains in a training on digits, then as many updates"] = 1500
     n_ais_chains: Annotated[int, "annealed importance sampling: chains"] = 200
     n_ais_temps: Annotated[int, "annealed importance sampling: temperatures"] = 500
     n_lag_updates: Annotated[int, "updates over which the chains' lag is measured"] = 2000
@@ -487,7 +487,8 @@ METHODS = {
     "fast PCD": Method("tab:blue", "D", fast_rate=0.3),
     "tempering": Method("tab:purple", "v", sweeps=5, n_replicas=5),
 }
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+RATES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+DIGITS_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 # Differs from 04_restricted_boltzmann_machines.py: phase - of S machines, with weights of both signs
@@ -574,7 +575,9 @@ def climb(trainer, x, rates, n_updates, marks=(), anneal=True):
 
 # What is equal here: the *sweeps per chain*. One update costs CD-1 and (F)PCD one sweep, CD-10 ten, parallel tempering
 # one for each replica: out of the same budget it makes 1/R of the updates. Each method, at each budget, gets the learning
-# rate that does best on machines of their own (out of the same six), falling linearly to 0; then other machines count.
+# rate that does best on machines of their own (out of the same grid), falling linearly to 0; then other machines count.
+# A fair price is not the only fair comparison: on the digits, far from converged, whoever makes fewer updates has learnt
+# less, whatever his samples are worth. There the methods meet twice, at equal sweeps and at equal *updates*.
 
 
 class Result(NamedTuple):
@@ -585,20 +588,20 @@ class Result(NamedTuple):
     seconds: float
 
 
-def chosen_rate(x, n_chains, n_hidden, method, n_updates, n_tuning, score):
-    """That of RATES with the best mean score (S,) over `n_tuning` machines of its own."""
-    rates = torch.tensor(RATES, device=x.device).repeat_interleave(n_tuning)
+def chosen_rate(x, n_chains, n_hidden, method, n_updates, n_tuning, score, grid):
+    """The rate of `grid` with the best mean score (S,) over `n_tuning` machines of its own."""
+    rates = torch.tensor(grid, device=x.device).repeat_interleave(n_tuning)
     rbm = fresh_rbms(x, len(rates), n_hidden)
     climb(Trainer(rbm, method, n_chains), x, rates, n_updates)
-    means = score(rbm).view(len(RATES), n_tuning).mean(1)
+    means = score(rbm).view(len(grid), n_tuning).mean(1)
     if not means.isfinite().any():
         sys.exit("no learning rate leaves a machine whose AIS can be trusted: more --n-ais-temps or --n-ais-chains")
-    return RATES[means.nan_to_num(-math.inf).argmax()]  # a rate with which a machine blew up is not chosen
+    return grid[means.nan_to_num(-math.inf).argmax()]  # a rate with which a machine blew up is not chosen
 
 
-def tune_and_train(x, n_chains, n_hidden, method, n_updates, n_tuning, n_seeds, score):
+def tune_and_train(x, n_chains, n_hidden, method, n_updates, n_tuning, n_seeds, score, grid=RATES):
     """Choose the rate on `n_tuning` machines; with it, train `n_seeds` others on x (N, d)."""
-    rate = chosen_rate(x, n_chains, n_hidden, method, n_updates, n_tuning, score)
+    rate = chosen_rate(x, n_chains, n_hidden, method, n_updates, n_tuning, score, grid)
     rbm, start = fresh_rbms(x, n_seeds, n_hidden), time.perf_counter()
     climb(Trainer(rbm, method, n_chains), x, torch.full((n_seeds,), rate, device=x.device), n_updates)
     must_be_finite("the training", *rbm)
@@ -709,18 +712,35 @@ class Scored(NamedTuple):
 @functools.cache
 @own_random_stream
 def trained_on_digits(run):
-    """{method: Scored} on digits: rates chosen on the validation images, scores on the test images."""
+    """{(method, updates): Scored} on digits, at equal sweeps and at equal updates: rates chosen on the validation images,
+    scores on the test images."""
     config, (x_train, x_valid, x_test) = run.config, binary_digits(run.device)
     torch.manual_seed(run.seed)
     base_b, few, results = log_odds(x_train), (config.n_ais_chains // 2 + 1, config.n_ais_temps // 3 + 1), {}
-    for name, method in Progress(METHODS.items(), "digits"):
+    jobs = [(name, updates_for(METHODS[name], config.digits_sweeps)) for name in METHODS]
+    jobs += [(name, config.digits_sweeps) for name in METHODS if METHODS[name].sweeps > 1]
+    for name, n_updates in Progress(jobs, "digits"):
         result = tune_and_train(
-            x_train, 100, config.digits_hidden, method, updates_for(method, config.digits_sweeps), 1, config.n_seeds,
-            lambda rbm: trusted(*log_likelihood_by_ais(rbm, base_b, x_valid, *few)),
+            x_train, 100, config.digits_hidden, METHODS[name], n_updates, config.n_tuning, config.n_seeds,
+            lambda rbm: trusted(*log_likelihood_by_ais(rbm, base_b, x_valid, *few)), DIGITS_RATES,
         )  # fmt: skip
         scores = log_likelihood_by_ais(result.rbm, base_b, x_test, config.n_ais_chains, config.n_ais_temps)
-        results[name] = Scored(result.rate, *(values.cpu() for values in scores))
+        results[name, n_updates] = Scored(result.rate, *(values.cpu() for values in scores))
     return results
+
+
+def digits_compared(results, n_sweeps):
+    """Two times {method: test nats (S,)}, at equal sweeps and at equal updates, of the {(method, updates): Scored} that AIS
+    can be trusted with."""
+    sweeps = {name: results[name, updates_for(METHODS[name], n_sweeps)] for name in METHODS}
+    updates = {name: results[name, n_sweeps] for name in METHODS}
+    return [{name: scored.nats for name, scored in half.items() if scored.is_trusted} for half in (sweeps, updates)]
+
+
+def spread(nats):
+    """The best mean minus the worst, of {method: nats (S,)}."""
+    means = [values.mean().item() for values in nats.values()]
+    return max(means, default=0.0) - min(means, default=0.0)
 
 
 class AISCheck(NamedTuple):
@@ -762,11 +782,13 @@ def draw_likelihoods(panels):
             style = {"color": METHODS[name].color, "marker": METHODS[name].marker, "ls": ""}
             ax.plot(i + np.linspace(-0.15, 0.15, len(values)), values.numpy(), alpha=0.6, **style)
             ax.plot([i - 0.3, i + 0.3], [values.mean().item()] * 2, color=METHODS[name].color, lw=3)
-        ax.set_xticks(range(len(nats)), list(nats))
+        ax.set_xticks(range(len(nats)), list(nats), rotation=30, ha="right", rotation_mode="anchor")
         ax.set(title=title, ylabel=f"log likelihood (nats {unit})")
         if best is not None:
             ax.axhline(best, color="k", ls="--", label=f"the best possible, {best:.3f}")
             ax.legend(loc="lower right")
+    axes[-1].sharey(axes[-2])  # the digits, twice
+    axes[-2].autoscale(axis="y")
     return fig
 
 
@@ -789,17 +811,32 @@ def draw_samples(patterns, drawn):
     return fig
 
 
-def record_digits(run, digits, chance):
-    """The metrics of {method: Scored}; returns {method: nats (S,)} of those that can be trusted."""
-    for name, scored in digits.items():
-        run.metric(f"digits, {name}: AIS effective share", scored.share.min(), against=("refused below", 0.1))
+def record_bars(run, results, nats, best):
+    """The metrics of {method: Result}, whose exact likelihoods are {method: nats (S,)}, beside the best possible."""
+    for name, values in nats.items():
+        run.metric(f"bars, {name}: log likelihood (nats)", *mean_and_sem(values), against=("best: -ln 30", best))
+        run.metric(f"bars, {name}: learning rate", results[name].rate)
+
+
+def record_digits(run, results, chance):
+    """The metrics of {(method, updates): Scored}, beside independent pixels."""
+    for (name, n_updates), scored in results.items():
+        title = f"digits, {name}, {n_updates:,} updates"
+        run.metric(f"{title}: AIS share", scored.share.min(), against=("refused below", 0.1))
         if scored.is_trusted:
-            nats = mean_and_sem(scored.nats)
-            run.metric(f"digits, {name}: test likelihood (nats)", *nats, against=("independent pixels", chance))
-            run.metric(f"digits, {name}: learning rate", scored.rate)
+            run.metric(f"{title}: nats", *mean_and_sem(scored.nats), against=("independent pixels", chance))
+            run.metric(f"{title}: rate", scored.rate)
         else:
-            run.say(f"digits, {name}: no likelihood, its AIS rests on too few chains; raise --n-ais-temps")
-    return {name: scored.nats for name, scored in digits.items() if scored.is_trusted}
+            run.say(f"{title}: no likelihood, its AIS rests on too few chains; raise --n-ais-temps")
+
+
+def record_ais(run, x_train):
+    """The metric of `check_ais`, on a machine small enough."""
+    config = run.config
+    n_hidden = min(14, config.digits_hidden)
+    found = check_ais(x_train, n_hidden, config.digits_sweeps, 5 * config.n_ais_chains, config.n_ais_temps)
+    within = tolerance(found.sem, found.n_chains)
+    run.metric(f"{n_hidden} hidden units: log Z by AIS", found.log_z, found.sem, ("exact", found.exact), within)
 
 
 def section_methods(run):
@@ -808,22 +845,22 @@ def section_methods(run):
     sweeps, best = budgets(config)[-1], theory_best_log_likelihood(x)
     results = {name: trained_on_bars(run)[name, sweeps] for name in METHODS}
     nats = {name: exact_log_likelihood(result.rbm, x).cpu() for name, result in results.items()}
-    for name, values in nats.items():
-        run.metric(f"bars, {name}: log likelihood (nats)", *mean_and_sem(values), against=("best: -ln 30", best))
-        run.metric(f"bars, {name}: learning rate", results[name].rate)
-    chance = exact_independent_log_likelihood(x_train, x_test)
-    shown = record_digits(run, trained_on_digits(run), chance)
-    n_hidden = min(14, config.digits_hidden)
-    ais_check = check_ais(x_train, n_hidden, config.digits_sweeps, 5 * config.n_ais_chains, config.n_ais_temps)
-    within = tolerance(ais_check.sem, ais_check.n_chains)
-    run.metric(f"{n_hidden} hidden units: log Z by AIS", ais_check.log_z, ais_check.sem, ("exact", ais_check.exact), within)
+    record_bars(run, results, nats, best)
+    record_digits(run, trained_on_digits(run), exact_independent_log_likelihood(x_train, x_test))
+    record_ais(run, x_train)
+    equal_sweeps, equal_updates = digits_compared(trained_on_digits(run), config.digits_sweeps)
     ranked = sorted(nats, key=lambda name: nats[name].mean())
     drawn = [draw_exactly(name, results[name].rbm, x) for name in (ranked[0], ranked[-1])]
-    bars_panel = f"Bars and stripes, {sweeps:,} sweeps: exact", "a pattern", nats, best
-    digits_panel = f"Digits, {config.digits_sweeps:,} sweeps: AIS", "an image", shown, None
-    run.figure(draw_likelihoods([bars_panel, digits_panel]), "likelihoods")
+    apart = [f"{spread(half):.2f} nats apart" for half in (equal_sweeps, equal_updates)]
+    panels = [
+        (f"Bars: exact, {sweeps:,} sweeps each", "a pattern", nats, best),
+        (f"Digits, {config.digits_sweeps:,} sweeps each:\n{apart[0]}", "an image", equal_sweeps, None),
+        (f"Digits, {config.digits_sweeps:,} updates each:\n{apart[1]}", "an image", equal_updates, None),
+    ]
+    run.figure(draw_likelihoods(panels), "likelihoods")
     run.figure(draw_samples(x.cpu(), drawn), "samples")
-    run.say(f"{ranked[-1]} comes nearest to the best possible: {best - nats[ranked[-1]].mean():.2f} nats below it")
+    run.say(f"bars: {ranked[-1]} comes nearest to the best possible, {best - nats[ranked[-1]].mean():.2f} nats below it")
+    run.say(f"digits: at equal sweeps the methods are {apart[0]}, at equal updates {apart[1]}")
 
 
 # %% 3. What misleads
@@ -896,9 +933,12 @@ def section_misleading(run):
 
 # %% 4. Chains
 # A persistent chain is always late: it samples machines of some updates ago. But lateness pushes. Where chains are too
-# many, their energy is raised until they leave, so that a *learning* machine mixes better than the same machine frozen
-# (Tieleman & Hinton 2009). The lag below is the chains' mean energy above the model's own, which is summed exactly; the
-# chains begin as exact samples, so that at rate 0 it must be 0.
+# many, their energy is raised until they leave (Tieleman & Hinton 2009). Three numbers tell what learning does to chains:
+# - the *lag*, the chains' mean energy above the model's own, which is summed exactly. The chains begin as exact samples,
+#   so that at rate 0 it must be 0;
+# - the chains' mode switches while the machine learns, beside those of the *same end machine, frozen*: its parameters
+#   are kept, exact samples are its chains, and nothing but Gibbs sampling moves them;
+# - the end machine's exact likelihood: a constant rate that is too high drives the chains on and *un-learns* the data.
 # The frozen machine shows what a stuck chain looks like: a flat line. R-hat, from chains that start in *different* modes,
 # finds out: they never agree. What the mean over such chains says is only where they were put.
 
@@ -960,16 +1000,31 @@ def r_hat_or_stuck(chains):
     return split_r_hat(chains)
 
 
+class SwitchCounter:
+    """Counts how often chains come to another of `patterns` (N, d) than the one where they were last."""
+
+    def __init__(self, patterns):
+        self.patterns, self.last, self.switches, self.n_sweeps = patterns, torch.tensor(-1, device=patterns.device), -1, 0
+
+    def see(self, v):
+        """Chains v (S, n, d) after another sweep."""
+        last = last_pattern(v, self.patterns, self.last)
+        self.switches, self.last, self.n_sweeps = self.switches + (last != self.last), last, self.n_sweeps + 1
+
+    def per_1000(self):
+        """Switches of a chain in 1,000 sweeps, (S,); the pattern that it comes to first is none."""
+        return 1000 * self.switches.clamp(min=0).float().mean(1) / self.n_sweeps
+
+
 def diagnose(rbm, start, patterns, n_draws, n_replicas):
-    """Chains of S machines from `start` (S, n, 16), tempered or not: barness (S, n, n_draws), mode switches a sweep (S,)."""
-    n, betas, last, draws, switches = start.shape[1], torch.linspace(1, 0, n_replicas).to(start), torch.tensor(-1), [], -1
+    """Chains of S machines from `start` (S, n, 16), tempered or not: barness (S, n, n_draws), mode switches a 1,000 (S,)."""
+    n, betas, counter, draws = start.shape[1], torch.linspace(1, 0, n_replicas).to(start), SwitchCounter(patterns), []
     v = start.repeat(1, n_replicas, 1)
     for _ in range(n_draws):
         v = temper(rbm, v, betas)
-        last, old = last_pattern(v[:, :n], patterns, last.to(v.device)), last
-        switches = switches + (last != old.to(v.device))
+        counter.see(v[:, :n])
         draws.append(barness(v[:, :n]))
-    return torch.stack(draws, 2), switches.clamp(min=0).float().mean(1) / n_draws
+    return torch.stack(draws, 2), counter.per_1000()
 
 
 def exact_mean_energy(rbm):
@@ -985,35 +1040,47 @@ def exact_mean_barness(rbm):
 
 
 def lag_while_learning(rbm, x, rates, n_updates, every=50):
-    """PCD on x (N, d) at constant rates (S,) from exact samples: the chains' mean energy above the model's own (S,), over
-    the second half of the updates, and the mode switches of a chain in an update (S,)."""
+    """PCD on x (N, d), in place, at constant rates (S,), from exact samples. Returns each chain's mean energy above the
+    model's own, over the second half of the updates, (S, N), and mode switches in 1,000 sweeps (S,)."""
     trainer = Trainer(rbm, METHODS["PCD"], len(x), exact_samples(rbm, len(x)))
-    last, switches, batch, lags = torch.tensor(-1), -1, x.expand(len(rates), -1, -1), []
+    counter, batch, lags = SwitchCounter(x), x.expand(len(rates), -1, -1), []
     for update in Progress(range(n_updates), "lag"):
         trainer.step(batch, rates.view(-1, 1, 1))
-        last, old = last_pattern(trainer.chains, x, last), last
-        switches = switches + (last != old)
+        counter.see(trainer.chains)
         if update >= n_updates // 2 and (n_updates - 1 - update) % every == 0:
-            lags.append(rbm.mean_energy(trainer.chains).mean(1) - exact_mean_energy(rbm))
-    return torch.stack(lags).mean(0), switches.clamp(min=0).float().mean(1) / n_updates
+            lags.append(rbm.mean_energy(trainer.chains) - exact_mean_energy(rbm).unsqueeze(1))
+    return torch.stack(lags).mean(0), counter.per_1000()
 
 
-class Lag(NamedTuple):
-    """PCD's chains at one learning rate: lag (S,) in nats, and mode switches in 1,000 sweeps (S,)."""
+def switches_frozen(rbm, x, n_sweeps):
+    """Mode switches in 1,000 sweeps (S,) of len(x) chains of machines that do not change, from exact samples."""
+    v, counter = exact_samples(rbm, len(x)), SwitchCounter(x)
+    for _ in range(n_sweeps):
+        v = gibbs(rbm, v, 1)
+        counter.see(v)
+    return counter.per_1000()
 
-    nats: torch.Tensor
-    switches: torch.Tensor
+
+class Learning(NamedTuple):
+    """S machines that go on learning by PCD at one constant rate."""
+
+    lag: torch.Tensor  # nats, of each chain, (S, N)
+    nats: torch.Tensor  # the end machines' exact log likelihood, (S,)
+    switches: torch.Tensor  # in 1,000 sweeps while learning, (S,)
+    frozen: torch.Tensor  # in 1,000 sweeps of the end machines, frozen, (S,)
 
 
 LEARNING_RATES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 
-def measure_lag(rbm, x, n_updates):
-    """{learning rate: Lag} for copies of S machines that go on learning x (N, d) at each of LEARNING_RATES."""
-    rates = torch.tensor(LEARNING_RATES, device=x.device).repeat_interleave(len(rbm.W))
+def measure_learning(rbm, x, n_updates, n_copies=3):
+    """{learning rate: Learning} for copies of S machines that go on learning x (N, d), with n_copies N chains each."""
+    rates, many = torch.tensor(LEARNING_RATES, device=x.device).repeat_interleave(len(rbm.W)), x.repeat(n_copies, 1)
     machines = RBM(*(parameter.repeat(len(LEARNING_RATES), 1, 1) for parameter in rbm))
-    lag, switches = (found.cpu().view(-1, len(rbm.W)) for found in lag_while_learning(machines, x, rates, n_updates))
-    return {rate: Lag(*row) for rate, *row in zip(LEARNING_RATES, lag, 1000 * switches, strict=True)}
+    lag, switches = lag_while_learning(machines, many, rates, n_updates)
+    found = lag, exact_log_likelihood(machines, x), switches, switches_frozen(machines, many, n_updates)
+    rows = zip(*(values.cpu().unflatten(0, (len(LEARNING_RATES), -1)) for values in found), strict=True)
+    return {rate: Learning(*row) for rate, row in zip(LEARNING_RATES, rows, strict=True)}
 
 
 class Mixing(NamedTuple):
@@ -1035,25 +1102,33 @@ def measure_mixing(rbm, start, patterns, n_draws, n_replicas=1):
     return Mixing(
         r_hat=torch.stack([r_hat_or_stuck(chains) for chains in draws]),
         ess=1000 * torch.stack(ess) / (draws[0].numel() * n_replicas),
-        switches=1000 * switches,
+        switches=switches,
         error=(draws.mean((1, 2)) - exact).abs(),
         trace=draws[0, ::13, :500],
         exact=exact[0].item(),
     )
 
 
-def draw_lag(found):
-    """Lag and mode switches against the learning rate; found: {rate: Lag}, 0 among the rates."""
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3.9), layout="constrained")
-    rates = [rate for rate in found if rate]
-    for ax, field in zip(axes, Lag._fields, strict=True):
-        rows = mean_and_sem_rows([getattr(found[rate], field) for rate in found])
-        ax.errorbar(rates, *rows[:, 1:], fmt="^-", color=METHODS["PCD"].color, label="PCD chains")
-        ax.axhline(rows[0, 0], color="k", ls="--", label="rate 0: the machine is frozen")
+def draw_learning(found, best):
+    """Lag, likelihood and mode switches against the learning rate; found: {rate: Learning}, 0 among the rates."""
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.9), layout="constrained")
+    rates, green = [rate for rate in found if rate], METHODS["PCD"].color
+    rows = {name: mean_and_sem_rows([getattr(found[rate], name).flatten() for rate in found]) for name in Learning._fields}
+    for ax, name, label in zip(axes, ("lag", "nats", "switches"), ("", "", "while it learns"), strict=True):
+        ax.errorbar(rates, *rows[name][:, 1:], fmt="^-", color=green, label=label)
         ax.set(xscale="log", xlabel="learning rate")
+    axes[2].errorbar(rates, *rows["frozen"][:, 1:], fmt="x--", color="k", label="the end machine, frozen")
+    axes[2].set_ylim(bottom=0)
+    axes[0].axhline(rows["lag"][0, 0], color="0.4", ls=":", label="rate 0")
+    axes[1].axhline(rows["nats"][0, 0], color="0.4", ls=":", label="before")
+    axes[1].axhline(best, color="k", ls="--", label="the best possible")
+    for ax, ylabel in zip(axes, ("energy above the model's (nats)", "log likelihood at the end (nats)", ""), strict=True):
+        ax.set_ylabel(ylabel)
         ax.legend()
-    axes[0].set(title="Chains lag the more, the faster the machine learns", ylabel="chains' energy above the model's (nats)")
-    axes[1].set(title="... and learning drives them from mode to mode", ylabel="mode switches per 1,000 sweeps")
+    fastest = rows["nats"][0, -1] - rows["nats"][0, 0], rows["switches"][0, -1] / max(rows["frozen"][0, -1], 1e-9)
+    axes[0].set_title(f"Chains lag by up to {rows['lag'][0].max():.1f} nats")
+    axes[1].set_title(f"Rate {rates[-1]:g} {'un-learns' if fastest[0] < 0 else 'gains'} {abs(fastest[0]):.1f} nats")
+    axes[2].set_title(f"Mode switches in 1,000 sweeps: x {fastest[1]:.0f}")
     return fig
 
 
@@ -1080,17 +1155,32 @@ def record_mixing(run, name, mixing):
     run.metric(f"{name}: error of the mean", *mean_and_sem(mixing.error), against=("exact mean", 0))
 
 
+def record_learning(run, found):
+    """The metrics of `measure_learning`, and what they say."""
+    before = found[0.0].nats.mean()
+    for rate, learning in found.items():
+        if rate == 0:  # chains of a frozen machine are independent: each is a repeat, and theory promises that none lags
+            mean, sem = mean_and_sem(learning.lag.flatten())
+            run.metric("rate 0: lag (nats)", mean, sem, ("exact samples", 0), tolerance(sem, learning.lag.numel()))
+        else:
+            run.metric(f"rate {rate:g}: lag (nats)", *mean_and_sem(learning.lag.mean(1)), ("no lag", 0))
+        run.metric(f"rate {rate:g}: likelihood at the end (nats)", *mean_and_sem(learning.nats), ("before", before))
+        against = "end machine, frozen", learning.frozen.mean()
+        run.metric(f"rate {rate:g}: switches in 1,000", *mean_and_sem(learning.switches), against)
+    change, moving, still = learning.nats.mean() - before, learning.switches.mean(), learning.frozen.mean()
+    run.say(
+        f"at rate {rate:g} a chain switches {moving:.2g} times in 1,000 sweeps, in the same end machine frozen {still:.2g}"
+    )
+    run.say(f"and meanwhile that machine {'gains' if change > 0 else 'loses'} {abs(change):.2f} nats")
+
+
 def section_chains(run):
     """Persistent chains lag behind a machine that learns, and move because it learns; frozen, they are stuck."""
     config, x, results = run.config, bars_and_stripes().to(run.device), trained_on_bars(run)
     trained, early = results["tempering", budgets(config)[-1]].rbm, results["PCD", budgets(config)[0]].rbm
-    lagging = measure_lag(trained, x.repeat(3, 1), config.n_lag_updates)
-    frozen = lagging[0.0].switches.mean()
-    for rate, lag in lagging.items():
-        mean, sem = mean_and_sem(lag.nats)
-        run.metric(f"rate {rate:g}: lag (nats)", mean, sem, ("no lag", 0), None if rate else 5 * sem + 1e-6)
-        run.metric(f"rate {rate:g}: switches in 1,000", *mean_and_sem(lag.switches), against=("frozen", frozen))
-    run.figure(draw_lag(lagging), "lag")
+    learning = measure_learning(trained, x, config.n_lag_updates)
+    record_learning(run, learning)
+    run.figure(draw_learning(learning, theory_best_log_likelihood(x)), "lag")
     apart, alike = x.expand(config.n_seeds, -1, -1), x[3].expand(config.n_seeds, len(x), -1)
     found = {
         "early machine": measure_mixing(early, apart, x, config.n_draws),
@@ -1101,6 +1191,8 @@ def section_chains(run):
     for name, mixing in found.items():
         record_mixing(run, name, mixing)
     run.figure(draw_traces(found), "traces")
+    stuck = [name for name, mixing in found.items() if not mixing.r_hat.mean() < 1.1]
+    run.say(f"R-hat says that these disagree (1.1 or more): {'; '.join(stuck) or 'none'}")
 
 
 # %% 5. Convergence
@@ -1185,7 +1277,7 @@ def section_convergence(run):
     )
     nats = {key: exact_log_likelihood(result.rbm, x).cpu() for key, result in results.items()}
     seconds = {key: result.seconds for key, result in results.items()}
-    digits = {name: scored.nats for name, scored in trained_on_digits(run).items() if scored.is_trusted}
+    digits, _ = digits_compared(trained_on_digits(run), run.config.digits_sweeps)
     for name in METHODS:
         for sweeps in budgets(run.config):
             row = mean_and_sem(nats[name, sweeps])
