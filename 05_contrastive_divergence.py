@@ -7,16 +7,16 @@ Gibbs sweeps from the data give. With v in rows, ĥ(v) = P(h = 1 | v), and the s
     CD-k        =  E_data[φ] - E_{data K^k}[φ],    K(v, v') = Σ_h p(h | v) p(v' | h)     (2)
     ‖bias of CD-k‖  <=  λ₂^k χ(data ‖ p) √(Σ Var_p φ)                                    (3)
 
-λ₂ is the second eigenvalue of the Gibbs kernel K. Everything here is small enough to be summed exactly: 4x4 bars and
-stripes has 30 patterns, so no model of it can do better than -ln 30 = -3.401 nats a pattern.
+λ₂ is the second eigenvalue of the Gibbs kernel K. Nearly everything here is small enough to be summed exactly: 4x4 bars
+and stripes has 30 patterns, so no model of it can do better than -ln 30 = -3.401 nats a pattern.
 
-Run      python 05_contrastive_divergence.py                    all sections, about a minute on two CPU cores
+Run      python 05_contrastive_divergence.py                    all sections, two minutes on two CPU cores
          python 05_contrastive_divergence.py --section chains --show
          python 05_contrastive_divergence.py --n-sweeps 100000 --section convergence
 Writes   outputs/05_contrastive_divergence/*.png and metrics.json
-Before   module 04
-Sources  Hinton (2002); Carreira-Perpinan & Hinton (2005); Tieleman (2008); Tieleman & Hinton (2009);
-         Desjardins et al. (2010); Cho, Raiko & Ilin (2010); Fischer & Igel (2010, 2011)
+Before   module 04        Exercises   ex05_1 ... ex05_4, o2, o3
+Sources  Younes (1989, 1999); Hinton (2002); Carreira-Perpinan & Hinton (2005); Tieleman (2008); Tieleman & Hinton (2009);
+         Desjardins et al. (2010); Cho, Raiko & Ilin (2010); Fischer & Igel (2010, 2011); Cover & Thomas (2006)
 """
 
 import argparse
@@ -348,45 +348,49 @@ def measure_cd_1_by_chains(rbm, q, n_groups=40, n_chains=5000):
     return ChainStep((q @ statistics(rbm, v)[0] - model) @ direction, ((gradient - left) @ direction).item())
 
 
-# The sizes of the weights that are compared: scale, colour, line.
-WEIGHTS = {"small": (0.5, "goldenrod", ":"), "medium": (1.5, "sienna", "--"), "large": (3.0, "black", "-")}
+# The sizes of the weights that are compared: scale, and colour, line and marker.
+WEIGHTS = {"small": (0.5, "goldenrod", ":", "o"), "medium": (1.5, "sienna", "--", "s"), "large": (3.0, "black", "-", "^")}
+
+
+def compare_weights(n_machines):
+    """{size of the weights: Bias}, all on the same data, and CD-1 by chains where weights are largest."""
+    q, found = random_data(n_machines), {}
+    for name, (scale, *_) in WEIGHTS.items():
+        rbm = random_machines(n_machines, scale)
+        found[name] = measure_bias(rbm, q)
+    return found, measure_cd_1_by_chains(rbm, q)
 
 
 def draw_decay(found):
     """Bias and direction against k, and each machine's decay beside its λ₂; found: {size of the weights: Bias}."""
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3.9), layout="constrained")
+    fig, axes = plt.subplots(1, 3, figsize=(10, 4.3), layout="constrained")
     for name, bias in found.items():
-        _, color, style = WEIGHTS[name]
+        _, color, line, marker = WEIGHTS[name]
         k = np.arange(1, len(bias.relative))
-        axes[0].semilogy(k, np.median(bias.relative[1:], 1), style, color=color, lw=2, label=f"{name} weights")
-        axes[0].semilogy(k, np.median(bias.bound[1:], 1), style, color=color, lw=0.8)
-        axes[1].errorbar(k, *mean_and_sem_rows(bias.cosine), fmt=style, color=color, lw=2, elinewidth=1)
-        axes[2].loglog(1 - bias.second, 1 - bias.decay, "o", color=color)
-    cosines = [f"{bias.cosine[0].mean():.2f} at {name}" for name, bias in found.items() if name != "medium"]
-    axes[0].plot([], [], color="0.3", lw=0.8, label="bound, eq. (3)")
+        axes[0].semilogy(k, np.median(bias.relative[1:], 1), line, color=color, lw=2.5, label=f"{name} weights")
+        axes[0].semilogy(k, np.median(bias.bound[1:], 1), line, color=color, lw=0.8)
+        axes[1].errorbar(k, *mean_and_sem_rows(bias.cosine), fmt=line, color=color, lw=2.5, elinewidth=1)
+        axes[2].loglog(1 - bias.second, 1 - bias.decay, marker, color=color, fillstyle="none")
+    axes[0].plot([], [], color="0.3", lw=0.8, label="thin: the bound of eq. (3)")
     axes[0].set(title="The bias dies out as $\\lambda_2^k$", xlabel="Gibbs sweeps k", ylabel="bias / gradient (median)")
-    axes[0].set_ylim(1e-8, 1e5)
-    axes[0].legend(loc="upper right", ncols=2, columnspacing=1, handlelength=1.5)
+    axes[0].set_ylim(1e-8, 1e3)
     axes[1].axhline(1, color="0.6")
-    axes[1].set(title=f"CD-1's direction: {', '.join(cosines)}", xscale="log", xlabel="Gibbs sweeps k", ylim=(0, 1.05))
-    axes[1].set_ylabel("cosine with the gradient")
-    ends = np.array(axes[2].get_xlim())
-    axes[2].loglog(ends, ends, "k--", lw=1, label="equal")
-    axes[2].set(
-        title="Each machine decays by its own $\\lambda_2$", xlabel="spectral gap $1 - \\lambda_2$", xlim=ends, ylim=ends
+    axes[1].set(
+        title=f"Large weights: cosine {found['large'].cosine[0].mean():.2f} at k = 1", xscale="log", xlabel="Gibbs sweeps k"
     )
+    axes[1].set_ylabel("cosine of update and gradient")
+    ends = np.array(axes[2].get_xlim())
+    axes[2].loglog(ends, ends, "--", color="0.4", lw=1, label="dashed: equal")
+    axes[2].set(title="Each decays by its own $\\lambda_2$", xlabel="spectral gap $1 - \\lambda_2$")
     axes[2].set_ylabel("measured: 1 - (decay a sweep)")
-    axes[2].legend()
+    fig.legend(loc="outside lower center", ncols=5, columnspacing=1.2)
     return fig
 
 
 def section_bias(run):
     """CD-k has a bias; it decays as the Gibbs kernel's second eigenvalue to the k, slowly where weights are large."""
-    q = random_data(run.config.n_machines)
-    found = {}
-    for name, (scale, _, _) in WEIGHTS.items():
-        rbm = random_machines(run.config.n_machines, scale)
-        found[name] = bias = measure_bias(rbm, q)
+    found, step = compare_weights(run.config.n_machines)
+    for name, bias in found.items():
         for k in (1, 10, 100):
             run.metric(f"{name} weights, CD-{k}: bias / gradient", *mean_and_sem(bias.relative[k]), ("exact gradient", 0))
             run.metric(f"{name} weights, CD-{k}: cosine", *mean_and_sem(bias.cosine[k - 1]), ("the gradient's direction", 1))
@@ -395,17 +399,13 @@ def section_bias(run):
     run.metric("smallest eigenvalue of a Gibbs kernel", least, None, ("theorem: not negative", 0), 1e-10)
     worst = max(np.abs(bias.decay - bias.second).max() for bias in found.values())
     run.metric("decay a sweep, off lambda_2 by at most", worst, None, ("in the limit", 0))
-    step = measure_cd_1_by_chains(rbm, q)
     mean, sem = mean_and_sem(step.groups)
     within = tolerance(sem, len(step.groups))
     run.metric("CD-1 step along the gradient, 40 groups", mean, sem, ("eq. (2), summed", step.exact), within)
     run.figure(draw_decay(found), "decay")
-    left = {name: 100 * bias.relative[10].mean() for name, bias in found.items()}
-    enough = "enough" if left["large"] < 1 else "not enough"
-    run.say(
-        f"after ten sweeps {left['small']:.2g} % of the gradient is bias at small weights, {left['large']:.2g} % at large"
-    )
-    run.say(f"ten sweeps are {enough} where weights are large")
+    small, large = (100 * found[name].relative[10].mean() for name in ("small", "large"))
+    run.say(f"after ten sweeps the bias is {small:.2g} % of the gradient at small weights, {large:.2g} % at large")
+    run.say(f"so ten sweeps are {'enough' if large < 1 else 'not enough'} where weights are large")
 
 
 # %% 2. The methods: five ways to come by the negative phase
@@ -905,7 +905,7 @@ def draw_watched(watched, best, titles):
     axes[0].set(ylabel="reconstruction error (pixels a pattern)", yscale="log")
     axes[1].axhline(best, color="k", ls="--", label="the best possible")
     axes[1].set(ylabel="log likelihood (nats a pattern)")
-    axes[1].legend(loc="lower center")
+    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig
 
 
@@ -1090,7 +1090,7 @@ class Mixing(NamedTuple):
     ess: torch.Tensor  # independent draws that 1,000 sweeps are worth, (S,)
     switches: torch.Tensor  # mode switches of a chain in 1,000 sweeps, (S,)
     error: torch.Tensor  # |mean over all chains - exact mean| of barness, (S,)
-    trace: torch.Tensor  # the first machine's barness in three chains, (3, up to 500)
+    trace: torch.Tensor  # the first machine's barness in three chains, (3, up to 300)
     exact: float  # its exact mean
 
 
@@ -1104,7 +1104,7 @@ def measure_mixing(rbm, start, patterns, n_draws, n_replicas=1):
         ess=1000 * torch.stack(ess) / (draws[0].numel() * n_replicas),
         switches=switches,
         error=(draws.mean((1, 2)) - exact).abs(),
-        trace=draws[0, ::13, :500],
+        trace=draws[0, ::13, :300],
         exact=exact[0].item(),
     )
 
@@ -1136,11 +1136,13 @@ def draw_traces(found):
     """Three chains of each case beside the exact mean; found: {case: Mixing}."""
     fig, axes = plt.subplots(1, len(found), figsize=(10, 3.4), sharey=True, layout="constrained")
     for ax, (name, mixing) in zip(axes, found.items(), strict=True):
-        ax.plot(mixing.trace.T.numpy(), lw=0.9)
-        ax.axhline(mixing.exact, color="k", ls="--")
+        for trace, color in zip(mixing.trace.numpy(), ("black", "peru", "0.6"), strict=True):
+            ax.plot(trace, color=color, lw=0.9)
+        ax.axhline(mixing.exact, color="tab:cyan", ls="--", lw=2, label="exact mean")
         r_hat, error = mixing.r_hat.mean(), mixing.error.mean()
         ax.set(title=f"{name}\nR-hat {r_hat:.2f}, error {error:.3f}", xlabel="sweeps")
     axes[0].set_ylabel("stripes < 0 < bars (3 chains)")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center")
     return fig
 
 
