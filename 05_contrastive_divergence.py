@@ -1111,24 +1111,24 @@ def measure_mixing(rbm, start, patterns, n_draws, n_replicas=1):
 
 def draw_learning(found, best):
     """Lag, likelihood and mode switches against the learning rate; found: {rate: Learning}, 0 among the rates."""
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3.9), layout="constrained")
-    rates, green = [rate for rate in found if rate], METHODS["PCD"].color
+    fig, axes = plt.subplots(1, 3, figsize=(10, 4.3), layout="constrained")
+    rates, names = [rate for rate in found if rate], ("lag", "nats", "switches")
     rows = {name: mean_and_sem_rows([getattr(found[rate], name).flatten() for rate in found]) for name in Learning._fields}
-    for ax, name, label in zip(axes, ("lag", "nats", "switches"), ("", "", "while it learns"), strict=True):
-        ax.errorbar(rates, *rows[name][:, 1:], fmt="^-", color=green, label=label)
+    for ax, name, label in zip(axes, names, ("while it learns", "at the end", "while it learns"), strict=True):
+        ax.errorbar(rates, *rows[name][:, 1:], fmt="^-", color=METHODS["PCD"].color, label=label)
         ax.set(xscale="log", xlabel="learning rate")
-    axes[2].errorbar(rates, *rows["frozen"][:, 1:], fmt="x--", color="k", label="the end machine, frozen")
-    axes[2].set_ylim(bottom=0)
     axes[0].axhline(rows["lag"][0, 0], color="0.4", ls=":", label="rate 0")
     axes[1].axhline(rows["nats"][0, 0], color="0.4", ls=":", label="before")
     axes[1].axhline(best, color="k", ls="--", label="the best possible")
-    for ax, ylabel in zip(axes, ("energy above the model's (nats)", "log likelihood at the end (nats)", ""), strict=True):
-        ax.set_ylabel(ylabel)
-        ax.legend()
-    fastest = rows["nats"][0, -1] - rows["nats"][0, 0], rows["switches"][0, -1] / max(rows["frozen"][0, -1], 1e-9)
-    axes[0].set_title(f"Chains lag by up to {rows['lag'][0].max():.1f} nats")
-    axes[1].set_title(f"Rate {rates[-1]:g} {'un-learns' if fastest[0] < 0 else 'gains'} {abs(fastest[0]):.1f} nats")
-    axes[2].set_title(f"Mode switches in 1,000 sweeps: x {fastest[1]:.0f}")
+    axes[2].errorbar(rates, *rows["frozen"][:, 1:], fmt="x--", color="k", label="the end machine, frozen")
+    change, times = rows["nats"][0, -1] - rows["nats"][0, 0], rows["switches"][0, -1] / max(rows["frozen"][0, -1], 1e-9)
+    axes[0].set(title=f"Chains lag by up to {rows['lag'][0].max():.1f} nats", ylabel="energy above the model's (nats)")
+    axes[1].set(title=f"Rate {rates[-1]:g} {'un-learns' if change < 0 else 'gains'} {abs(change):.1f} nats")
+    axes[1].set_ylabel("log likelihood (nats a pattern)")
+    frozen = f"{times:.0f} times as many as frozen" if times < 1e6 else "none when frozen"
+    axes[2].set(title=f"Switches: {frozen}", ylabel="mode switches in 1,000 sweeps")
+    for ax in axes:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
     return fig
 
 
