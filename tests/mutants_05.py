@@ -375,4 +375,66 @@ MUTANTS = [
         "equal updates in the table of equal sweeps",
         IN_CONVERGENCE,
     ),
+    (
+        "if run.config.n_ais_chains <= 10:",
+        "if run.config.n_ais_chains < 10:",
+        "ten chains said to be enough to refuse",
+        "test_a_method_that_ais_cannot_judge_is_named_and_has_no_number",
+    ),
+    # seeds, splits, windows
+    (
+        "    config, x = run.config, bars_and_stripes().to(run.device)\n    torch.manual_seed(run.seed)",
+        "    config, x = run.config, bars_and_stripes().to(run.device)\n    torch.manual_seed(0)",
+        "bars trained from one seed, whatever the run's is",
+        "test_a_training_has_a_random_stream_of_its_own_from_the_runs_seed[trained_on_bars]",
+    ),
+    (
+        "binary_digits(run.device)\n    torch.manual_seed(run.seed)\n",
+        "binary_digits(run.device)\n",
+        "digits trained from whatever was drawn before",
+        "test_a_training_has_a_random_stream_of_its_own_from_the_runs_seed[trained_on_digits]",
+    ),
+    (
+        "x_train, x_valid = train_test_split(x_rest, test_size=0.15",
+        "x_valid, x_train = train_test_split(x_rest, test_size=0.15",
+        "training on the validation images",
+        "test_digits_are_binary_and_split_three_ways",
+    ),
+    (
+        "if update >= n_updates // 2 and (n_updates - 1 - update) % every == 0:",
+        "if update < n_updates // 2 and (n_updates - 1 - update) % every == 0:",
+        "the lag of the first half",
+        "test_the_lag_is_above_the_model_and_of_the_second_half",
+    ),
+    (
+        "lags.append(rbm.mean_energy(trainer.chains) - exact_mean_energy(rbm).unsqueeze(1))",
+        "lags.append(exact_mean_energy(rbm).unsqueeze(1) - rbm.mean_energy(trainer.chains))",
+        "the lag's sign",
+        "test_the_lag_is_above_the_model_and_of_the_second_half",
+    ),
+    # figures
+    (
+        "zip(axes, titles, (watched.errors, watched.nats)",
+        "zip(axes, titles, (watched.nats, watched.errors)",
+        "likelihood and error under each other's name",
+        "test_draw_watched_shows_the_error_left_and_the_likelihood_right",
+    ),
+    (
+        "([sweeps for _, sweeps in keys], [seconds[key] for key in keys])",
+        "([seconds[key] for key in keys], [sweeps for _, sweeps in keys])",
+        "sweeps and seconds under each other's name",
+        "test_draw_curves_has_sweeps_left_and_seconds_right",
+    ),
+    (
+        'axes[2].errorbar(rates, *rows["frozen"][:, 1:]',
+        'axes[2].errorbar(rates, *rows["switches"][:, :-1]',
+        "the frozen control drawn from the learning machines",
+        "test_draw_learning_shows_lag_likelihood_and_switches",
+    ),
+    (
+        "axes[0].semilogy(k, np.median(bias.bound[1:], 1)",
+        "axes[0].semilogy(k, np.median(bias.bound[:-1], 1)",
+        "the bound drawn a sweep late",
+        "test_draw_decay_shows_medians_bounds_and_directions",
+    ),
 ]

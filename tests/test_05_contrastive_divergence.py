@@ -864,6 +864,10 @@ def test_a_method_that_ais_cannot_judge_is_named_and_has_no_number():
     assert set(run.metrics) == {"digits, PCD, 20 updates: AIS share"}
     assert run.metrics["digits, PCD, 20 updates: AIS share"].value == pytest.approx(0.05)
     assert "--n-ais-temps" in run.said[0]
+    assert len(run.said) == 1
+    few = Notes(n_ais_chains=10)
+    m.record_digits(few, {}, -24.0)
+    assert "nothing is refused" in few.said[0]
 
 
 def test_section_bias_compares_with_theory_and_eq_2(monkeypatch):
