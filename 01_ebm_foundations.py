@@ -44,6 +44,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import scipy.integrate
 import scipy.optimize
+import scipy.special
 import torch
 from matplotlib.animation import PillowWriter
 from torch.nn.functional import silu
@@ -124,10 +125,11 @@ def section_probability(run):
     run.metric("logsumexp_coldest", safe[0], against=("28-digit arithmetic", exact), within=1e-4)
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4), layout="tight")
+    temperatures, p, u, s, f, c, naive, safe, log_z = map(to_numpy, (temperatures, p, u, s, f, c, naive, safe, log_z))
     axes[0].plot(temperatures, p[:, 1:], label=["$E=-3$ (two)", "$E=-2$", "$E=-1$", "$E=2$"])
     axes[0].axhline(1 / 5, color="k", ls="--", lw=1)
     axes[0].set(title="cold: ground states; hot: all alike", ylabel="probability of one state")
-    axes[1].plot(temperatures, torch.stack([u, f, c], 1), label=["energy $U$", "free energy $F$", "heat capacity $C$"])
+    axes[1].plot(temperatures, np.stack([u, f, c], 1), label=["energy $U$", "free energy $F$", "heat capacity $C$"])
     axes[1].plot(temperatures, u - temperatures * s, "k--", label="$U-TS$")
     axes[1].set(title="$F=U-TS$: entropy pulls $F$ below $U$", ylabel="energy ($C$: nats)", ylim=(-10, 2))
     axes[2].plot(temperatures, naive, "tab:blue", lw=8, alpha=0.4, label="naive")
@@ -196,8 +198,8 @@ def ais(energy, transition, x, betas):
 def section_partition(run):
     """Z is easy in one dimension; as dimensions are added plain averages collapse, and annealing lasts longer."""
     config, dims, axis = run.config, (1, 2, 5, 10, 20, 40), torch.linspace(-2.99, 2.99, 41, dtype=torch.float64)
-    if min(config.n_repeats, config.n_particles) < 2:
-        sys.exit("[partition] needs at least 2 for --n-repeats and for --n-particles: one alone shows no spread")
+    if config.n_particles < 2:
+        sys.exit("[partition] --n-particles must be at least 2: one weight alone says nothing of its error")
     z_1 = scipy.integrate.quad(lambda x: math.exp(-double_well(np.array([x]))), -4, 4, epsabs=1e-12)[0]
     trapezoid = torch.trapezoid((-double_well(axis[:, None])).exp(), axis)
     run.metric("log_z_trapezoid_41_points", trapezoid.log(), against=("quadrature", math.log(z_1)), within=1e-8)
@@ -237,12 +239,14 @@ def section_partition(run):
     rms = {name: (e[:, 0] - truth).square().mean(1).sqrt() for name, e in estimates.items()}
     for name, e in estimates.items():
         log_z, claimed, ess = e[dims.index(20)]
-        tolerance = (4 * log_z.std() / root + log_z.var() / 2).item()  # 4 standard errors, and Jensen's shift
-        exact, within = ("exact, 20 log Z_1", 20 * math.log(z_1)), tolerance if name == "ais" else None
-        run.metric(f"{name}_log_z_d20", log_z.mean(), log_z.std() / root, against=exact, within=within)
+        sem, ess_sem = (log_z.std() / root, ess.std() / root) if config.n_repeats > 1 else (None, None)
+        exact, within = ("exact, 20 log Z_1", 20 * math.log(z_1)), None
+        if name == "ais" and sem is not None:
+            within = (4 * sem + log_z.var() / 2).item()  # 4 standard errors, and Jensen's shift
+        run.metric(f"{name}_log_z_d20", log_z.mean(), sem, against=exact, within=within)
         run.metric(f"{name}_claimed_error_d20", claimed.mean(), against=("actual RMS error", rms[name][dims.index(20)]))
         limit = ("limit rho^20", rho[name] ** 20) if name in rho else None
-        run.metric(f"{name}_ess_fraction_d20", ess.mean(), ess.std() / root, against=limit)
+        run.metric(f"{name}_ess_fraction_d20", ess.mean(), ess_sem, against=limit)
     ratio, root = few.exp(), len(few) ** 0.5
     sem = (ratio.std() / root).item()
     run.metric("mean_of_z_ratio_d5", ratio.mean(), sem, against=("unbiased", 1), within=4 * sem)
@@ -252,9 +256,9 @@ def section_partition(run):
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="tight")
     labels = {"simple": "simple Monte Carlo", "importance": "importance sampling", "ais": "AIS"}
     for (name, e), colour in zip(estimates.items(), ("tab:blue", "tab:green", "tab:orange"), strict=True):
-        axes[0].plot(dims, rms[name], "o-", color=colour, label=f"{labels[name]}: actual error")
-        axes[0].plot(dims, e[:, 1].mean(1), ":", color=colour, lw=2, label="... its own error bar")
-        axes[1].plot(dims, e[:, 2].mean(1), "o-", color=colour, label=labels[name])
+        axes[0].plot(dims, to_numpy(rms[name]), "o-", color=colour, label=f"{labels[name]}: actual error")
+        axes[0].plot(dims, to_numpy(e[:, 1].mean(1)), ":", color=colour, lw=2, label="... its own error bar")
+        axes[1].plot(dims, to_numpy(e[:, 2].mean(1)), "o-", color=colour, label=labels[name])
         axes[1].plot(dims, [rho.get(name, math.nan) ** d for d in dims], "k--", lw=1)
     axes[1].plot([], [], "k--", lw=1, label=r"exact limit $\rho^d$")
     axes[1].axhline(1 / n, color="0.5", lw=1, label="one sample of them all")
@@ -356,7 +360,7 @@ def section_landscapes(run):
         run.metric(f"gaussian_mean_energy_t{t:g}", mean_energy, against=("equipartition, d T/2", t), within=1e-3)
 
     def slope(x):  # float64 on the CPU
-        return energy_and_grad(mueller_brown, torch.tensor(x)[None])[1][0]
+        return energy_and_grad(mueller_brown, torch.tensor(x)[None])[1][0].numpy()
 
     starts = {"minimum_1": (-0.6, 1.4), "minimum_2": (0.6, 0.0), "minimum_3": (0.0, 0.5)}
     starts |= {"saddle_1": (-0.8, 0.6), "saddle_2": (0.2, 0.3)}
@@ -368,10 +372,10 @@ def section_landscapes(run):
     fig, axes = plt.subplots(2, 6, figsize=(12, 4.6), layout="tight")
     for (name, (energy, box, t)), (top, bottom) in zip(LANDSCAPES.items(), axes.T, strict=True):
         _, log_p, points, _ = grid_density(energy, box, 200, t)
-        e, (x, y) = energy(points).reshape(200, 200), points.reshape(200, 200, 2).unbind(-1)
-        levels = e.min() + t * torch.linspace(0.2, 14, 14)
-        top.contourf(x, y, e.clamp(max=levels[-1]), levels, cmap="viridis", extend="min")
-        bottom.imshow(log_p.exp().T, origin="lower", extent=box, aspect="auto", cmap="magma")
+        e, x, y = to_numpy(torch.stack([energy(points), *points.T]).reshape(3, 200, 200))
+        levels = e.min() + t * np.linspace(0.2, 14, 14)
+        top.contourf(x, y, e.clip(max=levels[-1]), levels, cmap="viridis", extend="min")
+        bottom.imshow(to_numpy(log_p.exp().T), origin="lower", extent=box, aspect="auto", cmap="magma")
         top.set(title=name.replace("_", " "), xticks=[], yticks=[])
         bottom.set(title=f"$T={t:g}$", xticks=[], yticks=[])
     for name, x in found.items():
@@ -385,7 +389,7 @@ def section_landscapes(run):
     for ax, t in zip(axes, (0, 20, 100), strict=True):
         _, log_p, points, _ = grid_density(mueller_brown, LANDSCAPES["mueller_brown"][1], 100, t or 1)
         z = log_p.exp() if t else mueller_brown(points).reshape(100, 100).clamp(max=100)
-        x, y = points.reshape(100, 100, 2).unbind(-1)
+        x, y, z = to_numpy(torch.stack([*points.T.reshape(2, 100, 100), z]))
         ax.plot_surface(x, y, z, cmap="magma" if t else "viridis", rcount=60, ccount=60)
         ax.set(xlabel="$x_1$", ylabel="$x_2$", title=f"density at $T={t}$" if t else "energy, cut at 100")
         ax.view_init(40, -110)
@@ -525,7 +529,8 @@ def sghmc(energy, x, n_steps, step_size, friction=1.0, temperature=1.0, keep=Non
 # τ = 1 + 2 Σ_t ρ_t the integrated autocorrelation time. The sum must stop before it is all noise: for a reversible
 # chain ρ_2k + ρ_2k+1 is positive and falls with k (Geyer 1992), so stop where the estimate is not, and force the fall.
 # R-hat compares the variance between half chains with that within: 1 when all explore the same distribution. Neither
-# can know of a mode that no chain has found.
+# can know of a mode that no chain has found. Chains that never move have no variance within: 0/0 then means what the
+# limit of slow chains says, ρ_t = 1 at all lags (a chain is worth one draw), R-hat infinite, or 1 if all stand at one point.
 
 
 def split(chains):
@@ -537,6 +542,8 @@ def split(chains):
 def split_r_hat(chains):
     """Split R-hat of chains (n_chains, n_draws): Gelman et al. (2013), p. 284; Vehtari et al. (2021), before ranks."""
     halves = split(chains)
+    if (halves == halves[:, :1]).all():  # no chain moves; compared exactly, since a mean's rounding would hide it
+        return halves.new_tensor(1.0 if (halves == halves[0, 0]).all() else math.inf)
     n, within = halves.shape[1], halves.var(1).mean()
     return ((n - 1) / n + halves.mean(1).var() / within).sqrt()
 
@@ -544,6 +551,8 @@ def split_r_hat(chains):
 def autocorrelation(chains):
     """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws), which raise it towards 1 where they disagree
     (Vehtari et al. 2021)."""
+    if (chains == chains[:, :1]).all():  # no chain moves
+        return torch.ones_like(chains[0])
     n, within = chains.shape[1], chains.var(1).mean()
     spectrum = torch.fft.rfft(chains - chains.mean(1, keepdim=True), n=2 * n)  # padded: no wrap-around
     covariance = torch.fft.irfft(spectrum.abs() ** 2)[:, :n].mean(0) / (n - 1)
@@ -641,9 +650,10 @@ def compare_samplers(run):
             x = 3 * torch.rand(config.n_chains, d, device=run.device) - 1.5
             out = sampler(energy, x, burn_in + config.n_draws, step_sizes[i], keep=draws.append)
             draws = torch.stack(draws[burn_in:], 1)[..., -1].cpu()  # the last coordinate
+            must_be_finite(f"[sampling] {name}", draws)
             ess, k = effective_sample_size(draws).item(), None
             sem = draws.std().item() / ess**0.5
-            within = 4 * sem if adjusted else None  # the others' bias falls with their step
+            within = 4 * sem or None if adjusted else None  # the others' bias falls with their step
             run.metric(f"{where}_{name}_mean", draws.mean(), sem, against=("exact", mean), within=within)
             if where == "wells":
                 chains[name], (k, rate) = draws, kernels.get(name, (None, None))
@@ -656,29 +666,34 @@ def compare_samplers(run):
             limit, crossed = stationary(k), 1000 * ((draws[:, 1:] > 0) != (draws[:, :-1] > 0)).float().mean(1)
             exact = ("exact kernel", 1000 * limit @ (k * ((axis > 0) != (axis[:, None] > 0))).sum(1))
             sem = crossed.std().item() / root
-            run.metric(f"wells_{name}_crossings_per_1000", crossed.mean(), sem, against=exact, within=4 * sem)
+            run.metric(f"wells_{name}_crossings_per_1000", crossed.mean(), sem, against=exact, within=4 * sem or None)
             what, values, exact = ("acceptance", out[1], rate) if adjusted else ("mean_vs_own_limit", draws.mean(1), axis)
             sem, exact = values.std().item() / root, ("exact kernel", limit @ exact)
-            run.metric(f"wells_{name}_{what}", values.mean(), sem, against=exact, within=4 * sem)
-    worst = max(r_hats, key=r_hats.get)
-    run.metric("worst_split_r_hat", r_hats[worst], against=(f"of {worst}; 1 when mixed", 1))
+            run.metric(f"wells_{name}_{what}", values.mean(), sem, against=exact, within=4 * sem or None)
+    stuck = [where for where, r_hat in r_hats.items() if r_hat == math.inf]
+    if stuck:
+        run.say(f"no chain moved ({'; '.join(stuck)}): R-hat is infinite; raise --n-draws")
+    worst = max((where for where in r_hats if where not in stuck), key=r_hats.get, default=None)
+    if worst:
+        run.metric("worst_split_r_hat", r_hats[worst], against=(f"of {worst}; 1 when mixed", 1))
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.3), layout="tight")
     lags = min(200, config.n_draws // 2)
     for name, draws in chains.items():
-        evaluations = torch.arange(lags) * (n_leapfrog if name == "hmc" else 1)
-        axes[1].plot(evaluations, autocorrelation(draws)[:lags], label=name)
+        evaluations = np.arange(lags) * (n_leapfrog if name == "hmc" else 1)
+        axes[1].plot(evaluations, to_numpy(autocorrelation(draws)[:lags]), label=name)
     for name, (k, _) in kernels.items():
         limit = stationary(k)
         rho = [axis - limit @ axis]
         for _ in range(lags - 1):
             rho.append(k @ rho[-1])  # the mean of the next state, from each state
         rho = torch.stack(rho) @ (limit * rho[0])
-        axes[1].plot(rho / rho[0], "k--", lw=1, label="exact kernels" if name == "mala" else None)
+        axes[1].plot(to_numpy(rho / rho[0]), "k--", lw=1, label="exact kernels" if name == "mala" else None)
     bins, lines = np.linspace(-2, 2, 60), {"mala": ("tab:orange", "k--", "exact"), "ula": ("tab:blue", "k:", "ULA's limit")}
     for name, (colour, line, label) in lines.items():
-        axes[0].hist(chains[name].flatten(), bins, density=True, histtype="step", lw=2, color=colour, label=name.upper())
-        axes[0].plot(axis, stationary(kernels[name][0]) / (axis[1] - axis[0]), line, label=label)
+        draws, density = chains[name].flatten(), stationary(kernels[name][0]) / (axis[1] - axis[0])
+        axes[0].hist(to_numpy(draws), bins, density=True, histtype="step", lw=2, color=colour, label=name.upper())
+        axes[0].plot(to_numpy(axis), to_numpy(density), line, label=label)
     axes[0].set(title="ULA settles on another density; MALA does not", xlabel="$x$", ylabel="density")
     axes[1].set(title="long Metropolis jumps cross the barrier soonest", ylabel="autocorrelation of $x$")
     axes[1].set(xlabel="evaluations of the energy or its gradient", xlim=(0, lags))
@@ -713,13 +728,14 @@ def optimal_scaling(run, gain, d=400, n_blocks=8, n_chains=96):
         within = 4 * sem + 0.02  # published for d -> infinity: 0.02 is for d = 400 and for the cubic
         run.metric(f"{name}_acceptance_at_peak", np.mean(peaks), sem, against=("published", published), within=within)
         axes[0].plot(rates.mean(0), jumps.mean(0) / jumps.mean(0).max(), "o", color=colour, label=f"{name}, measured")
-        a = torch.linspace(0.005, 0.99, 200)
-        curve = a * torch.special.erfinv(1 - a) ** power
+        a = np.linspace(0.005, 0.99, 200)
+        curve = a * scipy.special.erfinv(1 - a) ** power
         axes[0].plot(a, curve / curve.max(), "k--", lw=1, label="theory, $d$ to infinity" if name == "hmc" else None)
         axes[0].axvline(published, color=colour, lw=1)
         best, draws, x = jumps.mean(0).argmax(), [], torch.randn(16, d, device=run.device)
-        samplers[best](standard_gaussian, x, 3 * n, steps[best].item(), keep=lambda x, out=draws: out.append(x[:, :8]))
-        squares = torch.stack(draws, 2).reshape(-1, 3 * n).cpu() ** 2  # x² forgets more slowly than x
+        n_kept, keep = max(6, 3 * n), lambda x, out=draws: out.append(x[:, :8])
+        samplers[best](standard_gaussian, x, n_kept, steps[best].item(), keep=keep)
+        squares = torch.stack(draws, 2).flatten(0, 1).cpu() ** 2  # x² forgets more slowly than x
         gain["gaussian", name], sem = ess_per_1000(squares, efforts[best])
         run.metric(f"gaussian_{name}_ess_per_1000", gain["gaussian", name], sem)
     names = ["metropolis", "mala", "hmc", "ula", "underdamped", "sghmc"]
@@ -740,20 +756,20 @@ def animate_settling(run, temperature=20.0, n_particles=600, step_size=2e-4):
     """GIF of Langevin particles poured over Mueller-Brown; returns (share in the deepest basin in the end, exact)."""
     box, particles = LANDSCAPES["mueller_brown"][1], torch.rand(n_particles, 2) * 2 + torch.tensor([-1.2, -0.1])
     _, log_p, points, area = grid_density(mueller_brown, box, 200, temperature)
-    exact = (log_p.exp().flatten() * (points[:, 1] > 0.8)).sum() * area
-    (x, y), e = points.reshape(200, 200, 2).unbind(-1), mueller_brown(points).reshape(200, 200)
+    exact = (log_p.exp().flatten() * (points[:, 1] > 0.8)).sum().item() * area
+    x, y, e = to_numpy(torch.stack([*points.T, mueller_brown(points)]).reshape(3, 200, 200))
     fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="tight")
-    ax.contourf(x, y, e.clamp(max=100), torch.linspace(-150, 100, 21), cmap="viridis")
-    (dots,) = ax.plot(*particles.T, "o", ms=3, color="white", mec="black", mew=0.3)
+    ax.contourf(x, y, e.clip(max=100), np.linspace(-150, 100, 21), cmap="viridis")
+    (dots,) = ax.plot(*to_numpy(particles.T), "o", ms=3, color="white", mec="black", mew=0.3)
     ax.set(xlabel="$x_1$", ylabel="$x_2$", xlim=box[:2], ylim=box[2:])
-    writer, steps = PillowWriter(fps=8), 0
+    writer, steps, growth = PillowWriter(fps=8), 0, 1.16 ** min(1, 48 / run.config.n_frames)
     with run.whole("sampling_settling.gif") as path, writer.saving(fig, path, dpi=80):
         for frame in range(run.config.n_frames):
-            share = (particles[:, 1] > 0.8).float().mean()
-            dots.set_data(*particles.T)
+            share = (particles[:, 1] > 0.8).float().mean().item()
+            dots.set_data(*to_numpy(particles.T))
             ax.set_title(f"{steps} steps: {share:.0%} in the upper basin, exact {exact:.0%}", fontsize=10)
             writer.grab_frame()
-            more = math.ceil(1.16**frame)  # each frame a little longer than the last: two time scales in one film
+            more = math.ceil(growth**frame)  # each frame a little longer than the last: two time scales in one film
             particles, steps = langevin(mueller_brown, particles, more, step_size, temperature), steps + more
     plt.close(fig)
     return share, exact
@@ -800,25 +816,24 @@ def section_stepsize(run):
         x = langevin(lambda x: a * (x**2).sum(1) / 2, x, 60, 2 * ah / a, temperature)
         measured = a * x.var(0).cpu()
         sem = measured * (2 / (n - 1)) ** 0.5  # of a Gaussian's variance
-        for i in range(4):
-            exact = ("2T/(2 - ah)", langevin_temperature(a, 2 * ah[i] / a, temperature))
-            name = f"t{temperature:g}_found_ah{ah[i]:.1f}"
+        for i, width in enumerate(ah.tolist()):
+            exact = ("2T/(2 - ah)", langevin_temperature(a, 2 * width / a, temperature))
+            name = f"t{temperature:g}_found_ah{width:.1f}"
             run.metric(name, measured[i], sem[i], against=exact, within=4 * sem[i].item())
-        grid = torch.linspace(0, 1.9, 200)
+        grid = np.linspace(0, 1.9, 200)
         label = r"theory, $T\cdot 2/(2-ah)$" if temperature == 1 else None
         axes[0].plot(grid, langevin_temperature(a, 2 * grid / a, temperature), "k--", lw=1, label=label)
-        axes[0].errorbar(
-            ah.cpu(), measured, 4 * sem, fmt="o", color=colour, capsize=4, label=f"measured, $T={temperature:g}$"
-        )
+        points, bars = (to_numpy(ah), to_numpy(measured), to_numpy(4 * sem)), {"fmt": "o", "color": colour, "capsize": 4}
+        axes[0].errorbar(*points, **bars, label=f"measured, $T={temperature:g}$")
     axes[0].axvline(2, color="tab:red", label="diverges beyond")
 
     ah, path = torch.tensor([0.5, 1.8, 2.1, 2.5], device=run.device), [torch.full((1, 4), 1e5, device=run.device)]
     langevin(lambda x: a * (x**2).sum(1) / 2, path[0], 10, 2 * ah / a, keep=path.append)  # so far out, noise is nothing
     size = torch.cat(path).abs().cpu()
-    for i, factor in enumerate((1 - ah).abs().tolist()):
+    for i, (width, factor) in enumerate(zip(ah.tolist(), (1 - ah).abs().tolist(), strict=True)):
         growth = (size[8, i] / size[0, i]) ** (1 / 8)
-        run.metric(f"growth_per_step_ah{ah[i]:.1f}", growth, against=("|1 - ah|", factor), within=0.01)
-        axes[1].plot(size[:, i], "o", label=f"$ah={ah[i]:.1f}$")
+        run.metric(f"growth_per_step_ah{width:.1f}", growth, against=("|1 - ah|", factor), within=0.01)
+        axes[1].plot(to_numpy(size[:, i]), "o", label=f"$ah={width:.1f}$")
         axes[1].plot(1e5 * factor ** np.arange(11), "k--", lw=1, label="$|1-ah|^n$" if i == 3 else None)
     axes[0].set(title="the wider the step, the hotter the samples", xlabel="step $ah$")
     axes[0].set(ylabel=r"temperature found, $a\,$Var $x$", ylim=(0, 20))
@@ -924,6 +939,7 @@ def section_forces(run):
                 v.lerp_((up + down) ** 2, 0.01)
                 p += 0.01 * (1 - step / n_steps) * m / (v.sqrt() + 1e-8)
     nll = torch.stack(nll).cpu()
+    must_be_finite("[forces] training", nll)
     density = lambda x: peaks(torch.tensor(x)).item()  # noqa: E731
     entropy = scipy.integrate.quad(lambda x: -density(x) * math.log(density(x)), -5, 5)[0]
     final, sem, exact = nll[-1].mean().item(), nll[-1].std() / n_models**0.5, ("entropy of the data", entropy)
@@ -932,7 +948,7 @@ def section_forces(run):
     run.metric("nll_of_one_gaussian", 0.5 * math.log(2 * math.pi * math.e * variance), against=exact)
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.3), layout="tight")
-    x, p, (early, before), after = axis.cpu(), truth.cpu(), next(iter(shown.items())), shown[n_steps]
+    early, (x, p, before, after) = min(shown), map(to_numpy, (axis, truth, shown[min(shown)], shown[n_steps]))
     axes[0].plot(x, p, "k--", label="density of the data")
     axes[0].plot(x, before, "tab:orange", ls=":", label=f"model after {early} steps")
     axes[0].plot(x, after, "tab:orange", label=f"model after {n_steps} steps")
@@ -940,7 +956,8 @@ def section_forces(run):
     axes[0].fill_between(x, p, before, where=p < before, color="tab:red", alpha=0.3, label="energy pushed up")
     axes[0].set(title="down at the data, up at the model's own samples", xlabel="$x$", ylabel="density", xlim=(-4, 4))
     axes[0].set_ylim(0, 1.3 * max(before.max(), p.max()))
-    axes[1].plot(nll, color="tab:orange", label=[f"{n_models} networks, {final:.3f} in the end"] + [None] * (n_models - 1))
+    labels = [f"{n_models} networks, {final:.3f} in the end"] + [None] * (n_models - 1)
+    axes[1].plot(to_numpy(nll), color="tab:orange", label=labels)
     axes[1].axhline(entropy, color="k", ls="--", label=f"entropy of the data, {entropy:.3f} nats")
     axes[1].set(title="exact maximum likelihood comes down to the entropy", xlabel="optimiser steps")
     axes[1].set(ylabel="NLL on new data (nats)", ylim=(entropy - 0.05, entropy + 0.8))
@@ -1037,10 +1054,11 @@ def section_covering(run):
         lost = (p_data * (p_data.log() - (-e).log_softmax(1))).sum(1)
         times = [relaxation_time(transition_matrix(grid, row, 0.05)[0], (-row).softmax(0)) for row in e]
         curves[name] = lost, torch.stack(times), e - e.min(1, keepdim=True).values
+    grid, curves = grid.numpy(), {name: [values.numpy() for values in row] for name, row in curves.items()}
     slowest = curves["none"][1][0]
     run.metric("relaxation_steps_unpenalised", slowest)
     for name in ("at the data", "between data"):
-        price = np.interp((10 / slowest).log(), -curves[name][1].log(), curves[name][0])
+        price = np.interp(np.log(10 / slowest), -np.log(curves[name][1]), curves[name][0])
         run.metric(f"nats_for_tenfold_speed_{name.replace(' ', '_')}", price)
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="tight")
@@ -1052,7 +1070,7 @@ def section_covering(run):
         axes[0].plot(axis, np.exp(-((axis - m) ** 2) / (2 * s * s)) / (s * math.sqrt(2 * math.pi)), colour, label=label)
     axes[0].set(title="forward covers, reverse seeks", xlabel="$x$", ylabel="density", xlim=(-5, 5))
     for (name, (lost, times, e)), style in zip(curves.items(), ("k--", "tab:blue", "tab:orange"), strict=True):
-        i = (lost - 0.05).abs().argmin()
+        i = np.abs(lost - 0.05).argmin()
         axes[1].plot(grid, e[i], style, label=f"{lost[i]:.2f} nats lost, penalty {name}")
         if name != "none":
             axes[2].plot(lost, times, style, label=f"penalty {name}")
@@ -1129,7 +1147,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1254,7 +1273,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

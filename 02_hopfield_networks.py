@@ -77,9 +77,14 @@ SMOKE |= {"glauber_sweeps": 6, "n_chains": 4, "modern_units": 64, "modern_nets":
 
 
 def mean_and_sem(values):
-    """Mean of independent repeats, and its standard error."""
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
+
+
+def allowed(sem, known=0.0):
+    """How far a mean may lie from its reference, which is itself off by `known`; None where repeats show no spread."""
+    return 3 * sem + known if sem > 0 else None
 
 
 # %% 1. Energy descends
@@ -163,13 +168,13 @@ def section_descent(run):
         run.metric(f"{name}_sync_rises_of_L", (pairs.diff(dim=0) > 0).sum(), None, ("theorem", 0), 0)
         rising = energy(W, together)
         run.metric(f"{name}_sync_runs_with_rises_of_E", *mean_and_sem((rising.diff(dim=0) > 0).any(0).float().mean(1)))
-    axes[0].plot(falling[: 5 * n, 0, :12].cpu() / n, color="tab:blue", alpha=0.7)
+    axes[0].plot(to_numpy(falling[: 5 * n, 0, :12] / n), color="tab:blue", alpha=0.7)
     axes[0].set(
         xlabel="unit updates", ylabel="energy per unit, E / N", title="Random couplings, one unit at a time: E only falls"
     )
-    axes[1].plot(rising[:20, 0, :12].cpu() / n, color="tab:orange", alpha=0.7, marker=".")
+    axes[1].plot(to_numpy(rising[:20, 0, :12] / n), color="tab:orange", alpha=0.7, marker=".")
     axes[1].set(xlabel="steps of the whole net", xticks=range(0, 20, 5))
-    axes[1].set_title(f"All units at once: {share.mean():.0%} of runs end in a two-cycle")
+    axes[1].set_title(f"All units at once: {share.mean().item():.0%} of runs end in a two-cycle")
     run.figure(fig, "energy")
 
 
@@ -298,7 +303,7 @@ def show_pictures(ax, rows, side, labels, title):
     """Rows of pictures, each a (columns, side²) tensor, with a label each; ink (+1) is black."""
     pictures = torch.stack([row.cpu().unflatten(1, (side, side)) for row in rows])
     padded = torch.nn.functional.pad(pictures, (1, 1, 1, 1), value=math.nan).permute(0, 2, 1, 3)
-    ax.imshow(padded.flatten(0, 1).flatten(1), cmap="gray_r", vmin=-1, vmax=1)
+    ax.imshow(to_numpy(padded.flatten(0, 1).flatten(1)), cmap="gray_r", vmin=-1, vmax=1)
     ax.set_yticks([(side + 2) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)
     ax.set(xticks=[], title=title)
     ax.tick_params(length=0)
@@ -319,7 +324,8 @@ def section_memories(run):
     traces = {"energy E / N": energy(W, path) / 100, "overlap m": (path * targets).mean(-1)}
     for row, (label, trace) in enumerate(traces.items()):
         ax = fig.add_subplot(grid[row, 2])
-        lines = ax.plot(trace[:, :4].cpu(), color="tab:blue") + ax.plot(trace[:, 4:].cpu(), color="tab:orange")
+        trace = to_numpy(trace)
+        lines = ax.plot(trace[:, :4], color="tab:blue") + ax.plot(trace[:, 4:], color="tab:orange")
         ax.set(ylabel=label, title="" if row else "E falls to the memory")
         ax.tick_params(labelbottom=bool(row))
     ax.set_xlabel("unit updates, two sweeps")
@@ -342,7 +348,7 @@ def section_memories(run):
             W, label = rule(x), f"{name}_{rule.__name__}"
             theorem = {"against": ("theorem, P < N", 1), "within": 0} if rule is pseudo_inverse else {}
             run.metric(f"{label}_fixed", *mean_and_sem((x * (x @ W) > 0).all(-1).float().mean(1)), **theorem)
-            curves[label] = torch.stack([recalled_share(W, x, cue) for cue in cues]).cpu()  # (shares, sets, 10)
+            curves[label] = to_numpy(torch.stack([recalled_share(W, x, cue) for cue in cues]))  # (shares, sets, 10)
             run.metric(f"{label}_from_10pc_flipped", *mean_and_sem(curves[label][2].mean(1)))
             run.metric(f"{label}_from_lower_half", *mean_and_sem(recalled_share(W, x, occluded(x)[None]).mean(1)))
 
@@ -350,7 +356,7 @@ def section_memories(run):
     styles = {"random_hebb": "tab:gray", "digits_hebb": "tab:orange", "digits_pseudo_inverse": "tab:blue"}
     for label, color in styles.items():
         left.plot(shares, curves[label].mean((1, 2)), "o-", color=color, label=label.replace("_", ", ", 1).replace("_", "-"))
-        band = curves[label].flatten(1).quantile(torch.tensor([0.1, 0.9]), dim=1)
+        band = np.quantile(curves[label], (0.1, 0.9), axis=(1, 2))
         left.fill_between(shares, *band, color=color, alpha=0.15, lw=0)
     left.set(xlabel="share of the cue's pixels flipped", ylabel="recalled (at most 5 % of pixels wrong)")
     left.set_title("Ten patterns in 64 units: digits defeat Hebb's rule")
@@ -432,7 +438,7 @@ def section_capacity(run):
     """Beyond 0.138 N random patterns Hebb's memory breaks down at once; recall without error ends at N / (2 ln N)."""
     largest, n_nets = run.config.capacity_units, run.config.capacity_nets
     if largest < 320:
-        sys.exit("[capacity] --capacity-units below 320 leaves nothing to fit")
+        sys.exit("[capacity] --capacity-units must be at least 320: smaller nets leave nothing to fit")
     sizes, loads = [largest // 2**k for k in (4, 3, 2, 1, 0)], [0.1, 0.12, 0.13, 0.14, 0.15, 0.16, 0.18]
     inputs, shares, overlaps = np.array([(n, round(load * n) / n) for n in sizes for load in loads]).T, [], []
     for n, load in Progress(inputs.T, "capacity"):
@@ -448,7 +454,7 @@ def section_capacity(run):
         guess, data = (0.15, 1, 1, 0), (inputs[:, of], *shares[of].T)
         fits[name], covariance = curve_fit(retained_model, data[0], data[1], guess, data[2], absolute_sigma=True)
         sem = covariance[0, 0] ** 0.5
-        within = 3 * sem if name == "alpha_c" else None
+        within = allowed(sem) if name == "alpha_c" else None
         run.metric(name, fits[name][0], sem, ("Amit, Gutfreund, Sompolinsky", theory), within)
     for k in (-7, -6):
         predicted = ags_overlap(inputs[1, k])
@@ -477,8 +483,8 @@ def section_capacity(run):
         stays = [keeps_sign(random_patterns(p, largest).to(run.device)).float().mean() for _ in range(4 * n_nets)]
         error, sem = mean_and_sem(1 - torch.stack(stays))
         exact, limit = bit_error(largest, p), erfc(math.sqrt(largest / (2 * p))) / 2
-        run.metric(f"bit_error_at_load_{load}", error, sem, ("binomial tail, exactly", exact), 3 * sem)
-        known = 3 * sem + abs(exact - limit)  # the limit's own error at this N
+        run.metric(f"bit_error_at_load_{load}", error, sem, ("binomial tail, exactly", exact), allowed(sem))
+        known = allowed(sem, abs(exact - limit))  # the limit's own error at this N
         run.metric(f"bit_error_limit_{load}", error, sem, ("erfc(sqrt(N/2P))/2", limit), known)
         label = f"measured, N = {largest}, 3 s.e." if load == 0.105 else None
         axes[0].errorbar(load, error, 3 * sem, color="tab:orange", marker="o", ls="", capsize=3, label=label)
@@ -497,7 +503,7 @@ def section_capacity(run):
         predicted = [(1 - bit_error(n, p)) ** n for p in counts]
         axes[1].errorbar(ratios, mean, sem, color=color, marker="o", ls="", capsize=3, label=f"N = {n}")
         axes[1].plot(ratios, predicted, "k--", lw=1, label="if units erred independently" if n == largest else None)
-    run.metric("error_free_at_N_over_2lnN", mean[2], sem[2], ("units independent", predicted[2]), 3 * sem[2])
+    run.metric("error_free_at_N_over_2lnN", mean[2], sem[2], ("units independent", predicted[2]), allowed(sem[2]))
     axes[1].axvline(1, color="k", ls=":")
     axes[1].set(xlabel="P in units of N / (2 ln N)", ylabel="share of patterns without any error", ylim=(0, 1.03))
     axes[1].set_title("No error at all: the edge at N / (2 ln N) forms slowly")
@@ -544,30 +550,33 @@ def classify(states, patterns):
 def section_spurious(run):
     """Counting all minima of a small net, the spurious ones soon outnumber the memories and catch most of the states."""
     n, nets, names = run.config.enumerated_units, run.config.enumerated_nets, ["stored", "mirrored", "mixtures", "others"]
+    if n > 20:
+        sys.exit(f"[spurious] --enumerated-units must be at most 20: {n} have 2^{n} states, and all of them are visited")
     states, loads, heights, outside, unpaired = all_states(n).to(run.device), [1, 3, 5, 7], [], 0, 0
     for p in loads:
         counts, caught = [], []
         for net in range(nets):
             patterns = random_patterns(p, n).to(run.device)
             W = agreements(patterns)
-            counts.append(torch.bincount(classify(states[is_minimum(W, states)], patterns), minlength=4))
+            minima = states[is_minimum(W, states)]
+            counts.append(torch.bincount(classify(minima, patterns), minlength=4))
+            unpaired += (classify(-minima, patterns) == 0).sum() != counts[-1][0]
             if net < max(2, nets // 4):  # and where does each of the 2^N states flow?
                 ends = recall(W, states)
                 outside += (~is_minimum(W, ends)).sum()
                 caught.append(torch.bincount(classify(ends, patterns), minlength=4) / len(states))
         counts, caught = torch.stack(counts).cpu(), torch.stack(caught).cpu()
-        unpaired += (counts[:, 0] != counts[:, 1]).sum()
         for kind, name in enumerate(names):
             reference = ("patterns", p) if kind < 2 else None
             run.metric(f"{name}_P{p}", *mean_and_sem(counts[:, kind]), reference)
         run.metric(f"states_caught_by_spurious_P{p}", *mean_and_sem(caught[:, 2:].sum(1)))
-        heights.append((counts.double().mean(0), caught.double().mean(0)))
+        heights.append((counts.double().mean(0).numpy(), caught.double().mean(0).numpy()))
     run.metric("nets_with_unequal_mirrors", unpaired, None, ("E(-s) = E(s)", 0), 0)
     run.metric("runs_ending_outside_the_list", outside, None, (f"theorem, all {2**n} states", 0), 0)
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.5))
     for ax, data in zip(axes, zip(*heights, strict=True), strict=True):
-        stacked = torch.stack(data).T  # (kinds, loads)
+        stacked = np.stack(data).T  # (kinds, loads)
         for kind, color in enumerate(["tab:blue", "lightskyblue", "tab:orange", "tab:gray"]):
             ax.bar([str(p) for p in loads], stacked[kind], 0.65, stacked[:kind].sum(0), color=color, label=names[kind])
         ax.set_xlabel(f"patterns stored in {n} units, P")
@@ -649,6 +658,8 @@ def load_at_half(loads, shares):
 def section_rules(run):
     """On the same patterns Storkey stores more than Hebb, the pseudo-inverse N, the perceptron towards 2 N, the bound."""
     n, nets, n_epochs = run.config.rule_units, run.config.rule_nets, run.config.n_epochs
+    if n < 2:
+        sys.exit("[rules] --rule-units must be at least 2: a unit alone has no couplings")
     loads = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 0.95, 1, 1.25, 1.5, 1.75, 2, 2.25]
     rules = {"hebb": hebb, "storkey": storkey, "pseudo_inverse": pseudo_inverse}
     rules["perceptron"] = functools.partial(perceptron, n_epochs=n_epochs)
@@ -764,16 +775,19 @@ def section_noise(run):
     for t in (0.4, 0.6, 0.8, 0.9, 1.0, 1.2):
         k, limit = temperatures.index(t), mean_field_overlap(t)
         mean, sem = means[1][:, k]
-        run.metric(f"overlap_P1_T{t}", mean, sem, ("exact at this N", exact[k]), 3 * sem)
-        known = 3 * sem + abs(exact[k] - limit)  # the limit's own error at this N
+        run.metric(f"overlap_P1_T{t}", mean, sem, ("exact at this N", exact[k]), allowed(sem))
+        known = allowed(sem, abs(exact[k] - limit))  # the limit's own error at this N
         run.metric(f"overlap_P1_T{t}_limit", mean, sem, ("m = tanh(m/T)", limit), known)
         run.metric(f"overlap_P5_T{t}", *means[5][:, k], ("m = tanh(m/T)", limit))
     # m = tanh(m T_c/T) solved for T_c: every overlap in the cold phase is an estimate of where the hot one begins.
     t, m, sem, truth = np.array(temperatures)[2:5], *means[1][:, 2:5], np.array(exact)[2:5]
-    slope = t * (1 / (m * (1 - m**2)) - np.arctanh(m) / m**2)  # dT_c/dm
-    sem, finite = np.linalg.norm(slope * sem) / 3, (t * np.arctanh(truth) / truth).mean()
-    critical = (t * np.arctanh(m) / m).mean()
-    run.metric("melting_temperature", critical, sem, ("mean field", 1), 3 * sem + abs(finite - 1))
+    if min(m) > 0 and max(*m, *truth) < 1 - 1e-6:
+        slope = t * (1 / (m * (1 - m**2)) - np.arctanh(m) / m**2)  # dT_c/dm
+        sem, finite = np.linalg.norm(slope * sem) / 3, (t * np.arctanh(truth) / truth).mean()
+        critical = (t * np.arctanh(m) / m).mean()
+        run.metric("melting_temperature", critical, sem, ("mean field", 1), allowed(sem, abs(finite - 1)))
+    else:
+        run.say("overlaps of 0 or 1 name no melting temperature: raise --glauber-units or --glauber-sweeps")
 
     five, one, rises, traces = random_patterns(5, 100).double(), random_patterns(1, 100).double(), 0, {}
     for gain in (0.5, 1.5, 3.0, 10.0):
@@ -875,6 +889,8 @@ def settle(patterns, state, beta, max_steps=200):
 def section_modern(run):
     """Sharper wells hold about N^(n-1) patterns; a softmax well recalls in one step, and that step is attention."""
     nets, error, n_cues = run.config.modern_nets, 0.01, run.config.n_cues
+    if run.config.modern_units < 64:
+        sys.exit("[modern] --modern-units must be at least 64: smaller nets hold too few patterns to count")
     factors = {2: (1, 2, 4, 8), 3: (0.375, 0.5, 0.75, 1, 1.5), 4: (0.375, 0.5, 0.75, 1)}
     sizes = {degree: [round(factor * run.config.modern_units) for factor in row] for degree, row in factors.items()}
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
@@ -883,9 +899,9 @@ def section_modern(run):
         exact = [polynomial_load(n, degree, error) for n in ns]
         mean, sem = mean_and_sem(np.polyfit(np.log(ns), np.log(loads).T, 1)[0])  # one exponent per set of nets
         finite = np.polyfit(np.log(ns), np.log(exact), 1)[0]
-        known = 3 * sem + abs(finite - (degree - 1))  # the limit's own error at these N
+        known = allowed(sem, abs(finite - (degree - 1)))  # the limit's own error at these N
         run.metric(f"exponent_n{degree}", mean, sem, ("n - 1", degree - 1), known)
-        run.metric(f"exponent_n{degree}_finite", mean, sem, ("exact moments, same N", finite), 3 * sem)
+        run.metric(f"exponent_n{degree}_finite", mean, sem, ("exact moments, same N", finite), allowed(sem))
         left.plot(ns, exact, "k--", label="theory" if degree == 2 else None)
         left.plot(ns, loads.mean(0), "o", color=color, label=f"$x^{degree}$: exponent {mean:.2f} ± {sem:.2f}")
     left.set(xscale="log", yscale="log", xlabel="units N", ylabel="patterns at 1 % of units wrong, P")
@@ -919,11 +935,11 @@ def section_modern(run):
     betas = torch.logspace(-1.5, 0.5, 21)
     rest = [settle(x, cues[:100], beta.item()) for beta in betas]
     weights = torch.stack([(beta * state @ x.T).softmax(1) for beta, state in zip(betas.tolist(), rest, strict=True)])
-    blended = torch.special.entr(weights).sum(-1).exp().cpu()  # (betas, cues)
+    blended, betas = to_numpy(torch.special.entr(weights).sum(-1).exp()), betas.numpy()  # (betas, cues)
     run.metric("patterns_blended_at_small_beta", *mean_and_sem(blended[0]), ("all of them", len(x)))
     run.metric("patterns_blended_at_large_beta", *mean_and_sem(blended[-1]), ("one", 1))
-    right.plot(betas, blended.median(1).values, "o-", ms=4, color="tab:orange", label="median cue")
-    band = blended.quantile(torch.tensor([0.1, 0.9]), dim=1)
+    right.plot(betas, np.median(blended, 1), "o-", ms=4, color="tab:orange", label="median cue")
+    band = np.quantile(blended, (0.1, 0.9), axis=1)
     right.fill_between(betas, *band, color="tab:orange", alpha=0.2, lw=0, label="10-90 % of cues")
     for level in (1, len(x)):
         right.axhline(level, color="k", ls="--", lw=1)
@@ -1029,7 +1045,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1158,7 +1175,7 @@ def main(argv=None):
 
 # Copied from 01_ebm_foundations.py: __main__
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

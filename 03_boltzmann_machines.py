@@ -37,7 +37,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, NamedTuple, get_args, get_type_hints
 
 if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not in sys.modules:
     del os.environ["MPLBACKEND"]  # a notebook's, inherited by what it starts
@@ -175,9 +175,9 @@ def require(config, **least):
 
 # Differs from 02_hopfield_networks.py: mean_and_sem - of several quantities at once, over the first axis
 def mean_and_sem(x):
-    """Mean over the first axis and its standard error."""
+    """Mean over the first axis and its standard error, which is nan of one row: nobody knows its spread."""
     x = torch.as_tensor(x, dtype=torch.float64)
-    return x.mean(0), x.std(0) / len(x) ** 0.5
+    return x.mean(0), x.std(0) / len(x) ** 0.5 if len(x) > 1 else torch.full_like(x[0], math.nan)
 
 
 def log_slope(x, y):
@@ -205,7 +205,7 @@ def sampled_tv(W, b, off, gap, p, n_repeats, n_sweeps, n_chains=64):
     powers = 2 ** torch.arange(n - 1, -1, -1, device=W.device)
     first = torch.arange(n_repeats, device=W.device).repeat_interleave(n_chains) * 2**n
     counts, n_draws, distances = torch.zeros(n_repeats * 2**n, device=W.device), [], []
-    for sweep in range(-50, n_sweeps):  # the 50 sweeps before 0 forget the start
+    for sweep in Progress(range(-50, n_sweeps), "Gibbs"):  # the 50 sweeps before 0 forget the start
         s = gibbs_sweep(s, W, b, off=off, gap=gap)
         if sweep >= 0:
             counts += torch.bincount(first + ((s > 0).long() * powers).sum(1), minlength=len(counts))
@@ -213,13 +213,13 @@ def sampled_tv(W, b, off, gap, p, n_repeats, n_sweeps, n_chains=64):
                 n_draws.append((sweep + 1) * n_chains)
                 share = counts.view(n_repeats, -1) / n_draws[-1]
                 distances.append(0.5 * (share - p).abs().sum(1))
-    return torch.tensor(n_draws, dtype=torch.float64), torch.stack(distances, 1).double().cpu()
+    return torch.tensor(n_draws, dtype=torch.float64), torch.stack(distances, 1).cpu().double()
 
 
 def section_units(run):
     """A unit is on with probability sigma((s_on - s_off) h/T); forget the 2 of +-1 units and you sample at 2T."""
     config, n = run.config, 5
-    require(config, n_repeats=2, n_draw_sweeps=128)
+    require(config, n_draw_sweeps=128)
     generator = torch.Generator().manual_seed(run.seed)
     W, b = random_machine((), n, strength=1.0, bias=0.3, generator=generator)
     states = enumerate_states(n).double()
@@ -242,7 +242,7 @@ def section_units(run):
         arrays = (weights.to(run.device), biases.to(run.device))
         n_draws, tv = sampled_tv(*arrays, off, gap, p.float().to(run.device), config.n_repeats, config.n_draw_sweeps)
         mean, sem = mean_and_sem(tv)
-        ax.errorbar(n_draws, mean, sem, fmt=marker, ms=6, color=colour, label=label)
+        ax.errorbar(*map(to_numpy, (n_draws, mean, sem)), fmt=marker, ms=6, color=colour, label=label)
         if name == "wrong":
             noise = expected_tv(p_double, n_draws[-1], wrong_kernel)  # by the triangle inequality, it is no further off
             run.metric("tv_wrong_rule", mean[-1], sem[-1], against=("exact TV(T, 2T)", floor), within=noise)
@@ -254,8 +254,8 @@ def section_units(run):
             tolerance = 4 * sem[-1] + 0.01 * expected  # the central limit theorem is not yet exact
             run.metric(f"tv_{name}", mean[-1], sem[-1], against=("exact", expected), within=tolerance)
     line = torch.stack([expected_tv(p, n, kernel) for n in n_draws])
-    ax.plot(n_draws, line, "k--", label="theory for this chain, slope -1/2")
-    ax.axhline(floor, color="k", ls=":", label="exact distance of T from 2T")
+    ax.plot(to_numpy(n_draws), to_numpy(line), "k--", label="theory for this chain, slope -1/2")
+    ax.axhline(float(floor), color="k", ls=":", label="exact distance of T from 2T")
     ax.set(xscale="log", yscale="log", xlabel="number of draws n", ylabel="total variation to the exact p")
     ax.set_title("Right samplers fall as $n^{-1/2}$, the wrong one stays")
     ax.legend(frameon=False)
@@ -276,7 +276,7 @@ def section_units(run):
     slope, slope_sem = mean_and_sem(y @ x / (x @ x))
     run.metric("wrong_rule_correlation_r", r, r_sem, against=("a perfect sampler", 1))
     run.metric("wrong_rule_slope", slope, slope_sem, against=("a perfect sampler", 1))
-    ax2.plot(x, y.mean(0), "^", color="tab:red", label="the mistake")
+    ax2.plot(to_numpy(x), to_numpy(y.mean(0)), "^", color="tab:red", label="the mistake")
     ax2.axline((0, 0), slope=1, color="k", ls="--", label="truth")
     ax2.set(xlabel="exact $\\langle s_i s_j\\rangle$ at T", ylabel="sampled $\\langle s_i s_j\\rangle$")
     ax2.set_title(f"r = {r:.3f} does not tell that the slope is {slope:.2f}")
@@ -351,10 +351,10 @@ def persistent_gradient(chains, correlation_data, mean_data):
     return gradient
 
 
-def ascend(gradient, W, b, n_steps, rate):
+def ascend(gradient, W, b, n_steps, rate, label="learning"):
     """Gradient ascent with momentum 0.9 and a rate that falls linearly to 0, which averages a noisy gradient."""
     step_W, step_b = torch.zeros_like(W), torch.zeros_like(b)
-    for step in range(n_steps):
+    for step in Progress(range(n_steps), label):
         grad_W, grad_b = gradient(W, b)
         step_W = 0.9 * step_W + rate * (1 - step / n_steps) * grad_W
         step_b = 0.9 * step_b + rate * (1 - step / n_steps) * grad_b
@@ -412,6 +412,7 @@ def fit_by_every_method(states, p_data, n_steps, generator):
     for name, fit in fits.items():
         start = time.perf_counter()
         W, b = fit()
+        must_be_finite(f"learning by {name.replace('_', ' ')}", W, b)
         fitted[name] = W, b, time.perf_counter() - start
     return fitted
 
@@ -435,7 +436,7 @@ def gradient_seconds(n, n_data, generator, n_calls=2):
 def section_learning(run):
     """Learning matches the moments of data and model; pseudo-likelihood needs no model average and loses little."""
     config, n = run.config, 10
-    require(config, n_data=100, n_teachers=2)
+    require(config, n_data=100)
     generator = torch.Generator().manual_seed(run.seed)
     run.metric("gradient_minus_autograd", autograd_error(8, generator), against=("zero", 0), within=1e-5)
 
@@ -469,13 +470,15 @@ def section_learning(run):
         run.metric(f"train_{name.lower()}", train[at_one].mean(), loss_sem, against)
         run.metric(f"fit_{name.lower()}_seconds", seconds)
         label = name.replace("_", " ")
-        ax.errorbar(strengths, *mean_and_sem(kl[name].T), marker=marker, ms=6, color=colour, label=label)
+        points = map(to_numpy, (strengths, *mean_and_sem(kl[name].T)))
+        ax.errorbar(*points, marker=marker, ms=6, color=colour, label=label)
     price = n * (n + 1) / 4 / config.n_data  # d/(2n), d = 55 parameters
     mild = (kl["exact"][:4] / price).flatten()
     # 2n KL is chi-squared with d degrees of freedom, so KL/(d/2n) has variance 2/d for each teacher
     tolerance = 4 * (4 / (n * (n + 1)) / len(mild)) ** 0.5
     run.metric("exact_kl_over_d_2n", *mean_and_sem(mild), against=("Wilks (1938)", 1), within=tolerance)
-    run.metric("pseudo_kl_over_exact_kl", *mean_and_sem(kl["pseudo_likelihood"][3] / kl["exact"][3]), against=("exact", 1))
+    loss, loss_sem = mean_and_sem(kl["pseudo_likelihood"][3] / kl["exact"][3])
+    run.metric("pseudo_kl_over_exact_kl", loss, loss_sem, against=("exact", 1))
     ax.axhline(price, color="k", ls="--", label="theory of exact fits: d/(2n)")
     ax.set(yscale="log", xlabel="coupling strength of the teacher", ylabel="KL(teacher || fit), nats")
     ax.set_title("Pseudo-likelihood matches exact learning;\nmean field fails where couplings are strong")
@@ -565,14 +568,15 @@ def train_restarts(task, n_hidden, n_restarts, n_steps, rate, generator):
         grad_W, grad_b = clamped_gradient(W, b, states, p_data, n_hidden)
         return grad_W * wired, grad_b
 
-    W, b = ascend(gradient, W * wired, b, n_steps, rate)
-    return visible_log_likelihood(W, b, states, p_data, n_hidden).double(), W, b
+    W, b = ascend(gradient, W * wired, b, n_steps, rate, f"{n_hidden} hidden units")
+    reached = visible_log_likelihood(W, b, states, p_data, n_hidden).double()
+    must_be_finite("learning with hidden units", reached)
+    return reached, W, b
 
 
 def section_hidden(run):
     """A visible machine holds pairs and no more; hidden units hold parity, and carry a code between two groups."""
     config, log2, tolerance = run.config, math.log(2), 0.1
-    require(config, n_restarts=2)
     generator = torch.Generator().manual_seed(run.seed)
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.4), gridspec_kw={"width_ratios": [1, 1, 0.7]})
     tasks = [
@@ -589,7 +593,7 @@ def section_hidden(run):
             if best[n_hidden] == best[3]:
                 run.metric(f"{name}_{n_hidden}_hidden_success", success, success_sem)
             x = n_hidden + 0.3 * torch.rand(len(reached), generator=generator) - 0.15
-            ax.plot(x, reached, "o", color="tab:orange", alpha=0.4, ms=4, mew=0)
+            ax.plot(to_numpy(x), to_numpy(reached), "o", color="tab:orange", alpha=0.4, ms=4, mew=0)
             label = None if n_hidden else "exact best of any weights"
             ax.plot([n_hidden - 0.4, n_hidden + 0.4], [best[n_hidden]] * 2, "k--", label=label)
             ax.text(n_hidden, 0.93, f"{success:.0%}", ha="center", transform=ax.get_xaxis_transform())
@@ -605,7 +609,7 @@ def section_hidden(run):
     axes[1].legend(frameon=False, loc="center")
     axes[0].set_title("4-H-4 encoder: two hidden units suffice,\nbut few restarts find the code")
     axes[1].set_title("Parity of 4 units: no visible machine\nbeats coins, one hidden unit does")
-    axes[2].imshow(codes.numpy(), cmap="gray", vmin=0, vmax=1)
+    axes[2].imshow(to_numpy(codes), cmap="gray", vmin=0, vmax=1)
     for k, j in itertools.product(range(4), range(2)):
         colour = "black" if codes[k, j] > 0.5 else "white"
         axes[2].text(j, k, f"{codes[k, j]:.2f}", ha="center", va="center", color=colour)
@@ -727,13 +731,25 @@ def integrated_time(chains, common_mean=True):
     lag = torch.arange(1, n)
     window = torch.where(lag >= 2.5 * tau.mean(-2, keepdim=True), lag, n - 1).amin(-1, keepdim=True)
     each = tau.gather(-1, (window - 1).expand(*tau.shape[:-1], 1)).squeeze(-1)
-    return each.mean(-1), each.std(-1) / each.shape[-1] ** 0.5
+    tau, sem = mean_and_sem(each.movedim(-1, 0))
+    return tau.clamp(min=1 / n), sem  # in a few draws noise may leave a sum below 0
+
+
+def weighted_slope(x, y, error):
+    """Slope of the line through points (x, y) whose y have standard errors `error`, all (K,), and its own standard error.
+    If an error is unknown or 0, all points count alike, and the slope's is unknown (nan)."""
+    known = bool(((error > 0) & error.isfinite()).all())
+    precision = error**-2 if known else torch.ones_like(error)
+    weight = precision / precision.sum()
+    centred = x - weight @ x
+    slope = (weight * centred) @ y / ((weight * centred) @ centred)
+    return slope, ((precision * centred) @ centred) ** -0.5 if known else slope * math.nan
 
 
 def section_ising(run):
     """The Ising machine follows Yang's magnetisation and Kaufman's energy; at Tc the sampler itself slows down."""
     config, t_c = run.config, 2 / math.log(1 + 2**0.5)
-    require(config, n_lattices=2, n_ising_sweeps=20)
+    require(config, n_ising_sweeps=20)
     if config.lattice % 8:
         sys.exit(f"--lattice must be a multiple of 8, not {config.lattice}")
     u = torch.linspace(-1, 1, 13)
@@ -757,8 +773,9 @@ def section_ising(run):
         run.metric(f"energy_{where}", e[i], e_sem[i], against=against, within=5 * e_sem[i])
     against = (f"Yang, T = {temperature[cold]:.3f}", exact_m[cold])
     run.metric("magnetisation_cold", m[cold], m_sem[cold], against=against, within=5 * m_sem[cold])
-    worst = ((e - exact_e).abs() / (e_sem + 1e-6)).max()  # over all temperatures
-    run.metric("worst_energy_error_in_sem", worst, against=("exact", 0), within=5)
+    if config.n_lattices > 1:
+        worst = ((e - exact_e).abs() / (e_sem + 1e-6)).max()  # over all temperatures
+        run.metric("worst_energy_error_in_sem", worst, against=("exact", 0), within=5)
 
     tau, tau_sem = torch.stack([t[0] for t in times]), torch.stack([t[1] for t in times])  # (3 sides, n_temps)
     peak = temperature[tau[-1].argmax()]
@@ -769,24 +786,21 @@ def section_ising(run):
     # A finite lattice's peak lies about Tc/L away from Tc, and the grid of temperatures is 0.022 wide there.
     tolerance = t_c / side + temperature[middle + 1] - t_c
     run.metric("tau_peak_temperature", peak, against=("Tc", t_c), within=tolerance)
-    log_side, error = torch.tensor(sides).double().log(), tau_sem[:, middle] / tau[:, middle]
-    weight = error**-2 / (error**-2).sum()
-    centred = log_side - weight @ log_side
-    z = (weight * centred) @ tau[:, middle].log() / ((weight * centred) @ centred)
-    z_sem = ((error**-2 * centred) @ centred) ** -0.5
-    run.metric("dynamic_exponent_z", z, z_sem, against=("Nightingale & Blote (1996)", 2.1665), within=4 * z_sem)
+    z, z_sem = weighted_slope(torch.tensor(sides).double().log(), tau[:, middle].log(), tau_sem[:, middle] / tau[:, middle])
+    against = ("Nightingale & Blote (1996)", 2.1665)
+    run.metric("dynamic_exponent_z", z, z_sem, against=against, within=4 * z_sem)
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4))
     fine = torch.linspace(float(temperature[0]), float(temperature[-1]), 400)
-    axes[0].plot(fine, onsager_yang(fine), "k--", label="Yang, $L = \\infty$")
-    axes[0].errorbar(temperature, m, m_sem, fmt="o", color="tab:orange", label=f"Gibbs, L = {side}")
+    axes[0].plot(to_numpy(fine), to_numpy(onsager_yang(fine)), "k--", label="Yang, $L = \\infty$")
+    axes[0].errorbar(*map(to_numpy, (temperature, m, m_sem)), fmt="o", color="tab:orange", label=f"Gibbs, L = {side}")
     axes[0].set(title="Magnetisation meets Yang's curve below Tc", ylabel="|m|")
-    axes[1].plot(fine, kaufman_energy(fine, side), "k--", label=f"Kaufman, L = {side}")
-    axes[1].errorbar(temperature, e, e_sem, fmt="o", color="tab:orange", label=f"Gibbs, L = {side}")
+    axes[1].plot(to_numpy(fine), to_numpy(kaufman_energy(fine, side)), "k--", label=f"Kaufman, L = {side}")
+    axes[1].errorbar(*map(to_numpy, (temperature, e, e_sem)), fmt="o", color="tab:orange", label=f"Gibbs, L = {side}")
     axes[1].set(title="Energy meets Kaufman's, at every T", ylabel="energy per site")
     for row, colour in enumerate(["tab:green", "tab:blue", "tab:orange"]):
-        label = f"L = {sides[row]}"
-        axes[2].errorbar(temperature, tau[row], tau_sem[row], fmt="o-", ms=4, color=colour, label=label)
+        points = map(to_numpy, (temperature, tau[row], tau_sem[row]))
+        axes[2].errorbar(*points, fmt="o-", ms=4, color=colour, label=f"L = {sides[row]}")
     axes[2].set(yscale="log", title="The sampler slows down at Tc", ylabel="autocorrelation time of |m|, sweeps")
     for ax in axes:
         ax.axvline(t_c, color="k", ls=":", lw=1)
@@ -797,7 +811,7 @@ def section_ising(run):
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.3))
     for ax, i, text in zip(axes, (cold, middle, -1), ("order", "patches of every size", "disorder"), strict=True):
-        ax.imshow(lattices[i, 0].cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        ax.imshow(to_numpy(lattices[i, 0]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         ax.set(xticks=[], yticks=[], title=f"T = {temperature[i]:.2f}: {text}")
     run.figure(fig, "snapshots")
 
@@ -913,33 +927,35 @@ METHODS = {  # name -> lowest energy met by each run, (n_instances, n_runs), on 
 def section_annealing(run):
     """Annealing is judged at equal updates: on 20 units greedy restarts win, on 160 units annealing does."""
     config, n = run.config, 20
-    require(config, n_instances=4, n_budget=8)
+    require(config, n_budget=8)
     generator = torch.Generator().manual_seed(run.seed)
     W = spin_glasses(config.n_instances, n, generator)
     ground = ground_energies(W)
     budgets = [2**k for k in range(3, 20) if 2**k <= config.n_budget]
     constant = n * (-ground_energies(-W) - ground)  # N (max E - min E), Geman & Geman (1984), theorem B
     against = ("updates given here", math.log10(budgets[-1] * n))
-    run.metric("theorem_log10_updates_to_T_0.2", *mean_and_sem(constant / 0.2 / math.log(10)), against=against)
+    updates, updates_sem = mean_and_sem(constant / 0.2 / math.log(10))
+    run.metric("theorem_log10_updates_to_T_0.2", updates, updates_sem, against=against)
 
     fig, (ax, ax2) = plt.subplots(1, 2, figsize=(12, 4.6))
     shown = budgets[len(budgets) // 2]
     sizes, large_budget = [20, 40, 80, 160], min(256, config.n_budget)
     found = {name: [] for name in METHODS}
     for size in sizes:
-        large = spin_glasses(config.n_instances // 2, size, generator)
+        large = spin_glasses((config.n_instances + 1) // 2, size, generator)
         for name, method in METHODS.items():
             found[name].append(method(large, large_budget, 10).double() / size)
     for (name, method), marker in zip(METHODS.items(), "oPs^v", strict=True):
         met = [method(W, budget, config.n_runs) < ground[:, None] + 1e-4 for budget in budgets]
         success = torch.tensor([mean_and_sem(share.double().mean(1)) for share in met])  # (budgets, 2)
-        run.metric(f"success_{shown}_{name.replace(' ', '_')}", *success[budgets.index(shown)])
+        met_shown, met_sem = success[budgets.index(shown)]
+        run.metric(f"success_{shown}_{name.replace(' ', '_')}", met_shown, met_sem)
         colour = "k" if name == "restarted descent" else None
-        ax.errorbar(budgets, *success.T, fmt=f"{marker}-", color=colour, label=name)
+        ax.errorbar(budgets, *to_numpy(success.T), fmt=f"{marker}-", color=colour, label=name)
         lowest = [torch.stack([found[other][k].amin(1) for other in METHODS]).amin(0) for k in range(len(sizes))]
         excess = torch.tensor([mean_and_sem(found[name][k].mean(1) - lowest[k]) for k in range(len(sizes))])
-        ax2.errorbar(sizes, *excess.T, fmt=f"{marker}-", color=colour, label=name)
-        run.metric(f"excess_energy_{sizes[-1]}_{name.replace(' ', '_')}", *excess[-1])
+        ax2.errorbar(sizes, *to_numpy(excess.T), fmt=f"{marker}-", color=colour, label=name)
+        run.metric(f"excess_energy_{sizes[-1]}_{name.replace(' ', '_')}", excess[-1, 0], excess[-1, 1])
     ax.set(xscale="log", xlabel="budget, sweeps of 20 single-unit updates", ylabel="runs that met the ground state")
     ax.set_title("20 units: greedy restarts win")
     ax2.set(xscale="log", xlabel="number of units", ylabel="lowest energy per unit, above the best run's")
@@ -978,6 +994,8 @@ def split(chains):
 def split_r_hat(chains):
     """Split R-hat of chains (n_chains, n_draws): Gelman et al. (2013), p. 284; Vehtari et al. (2021), before ranks."""
     halves = split(chains)
+    if (halves == halves[:, :1]).all():  # no chain moves; compared exactly, since a mean's rounding would hide it
+        return halves.new_tensor(1.0 if (halves == halves[0, 0]).all() else math.inf)
     n, within = halves.shape[1], halves.var(1).mean()
     return ((n - 1) / n + halves.mean(1).var() / within).sqrt()
 
@@ -986,6 +1004,8 @@ def split_r_hat(chains):
 def autocorrelation(chains):
     """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws), which raise it towards 1 where they disagree
     (Vehtari et al. 2021)."""
+    if (chains == chains[:, :1]).all():  # no chain moves
+        return torch.ones_like(chains[0])
     n, within = chains.shape[1], chains.var(1).mean()
     spectrum = torch.fft.rfft(chains - chains.mean(1, keepdim=True), n=2 * n)  # padded: no wrap-around
     covariance = torch.fft.irfft(spectrum.abs() ** 2)[:, :n].mean(0) / (n - 1)
@@ -1014,6 +1034,31 @@ def gibbs_chains(s, W, b, temperature, n_draws):
     return torch.stack(draws, 1).double()
 
 
+class Diagnosis(NamedTuple):
+    """What can be said of chains without knowing what they sample, and how many of them never moved."""
+
+    r_hat: float
+    ess: float
+    tau: float
+    tau_sem: float
+    switches: int
+    n_modes: int
+    n_stuck: int
+
+
+def diagnose_chains(chains):
+    """The Diagnosis of magnetisations `chains` (n_chains, n_draws). If no chain moves, R-hat and ESS are 0/0, and mean this:
+    R-hat is 1 if the chains agree and infinite if they do not, and a chain is worth one draw."""
+    stuck = (chains == chains[:, :1]).all(1)
+    r_hat, ess = float(split_r_hat(chains)), float(effective_sample_size(chains))
+    if stuck.all():
+        r_hat, ess = 1.0 if (chains == chains[0, 0]).all() else math.inf, float(len(chains))
+    switches = int((chains.sign().diff(dim=1).abs() > 1).sum())
+    n_modes = int((chains > 0).any()) + int((chains < 0).any())
+    tau, tau_sem = map(float, integrated_time(chains, common_mean=False))
+    return Diagnosis(r_hat, ess, tau, tau_sem, switches, n_modes, int(stuck.sum()))
+
+
 def section_diagnostics(run):
     """No diagnostic notices a mode that no chain has visited; chains started in both modes are given away by R-hat."""
     config, n, n_chains = run.config, 10, 8
@@ -1033,20 +1078,23 @@ def section_diagnostics(run):
         start = torch.ones(n_chains, n)
         start[:n_down] = -1
         m = gibbs_chains(start, W, b, temperature, config.n_draws)
-        tau, tau_sem = integrated_time(m, common_mean=False)
-        r_hat, ess = float(split_r_hat(m)), float(effective_sample_size(m))
-        switches = int((m.sign().diff(dim=1).abs() > 1).sum())
-        n_modes = int((m > 0).any()) + int((m < 0).any())
+        r_hat, ess, tau, tau_sem, switches, n_modes, n_stuck = diagnose_chains(m)
         healthy = name == "mixing"
-        run.metric(f"{name}_split_r_hat", r_hat, against=("alarm above", 1.01))
+        run.metric(f"{name}_chains_that_never_moved", n_stuck, against=("alarm above", 0))
+        if n_stuck:
+            run.say(f"{n_stuck} of {n_chains} chains never moved in {config.n_draws} sweeps: they have sampled nothing")
+        if math.isfinite(r_hat):
+            run.metric(f"{name}_split_r_hat", r_hat, against=("alarm above", 1.01))
+        else:
+            run.say("split R-hat is infinite: the chains do not move, and do not agree")
         run.metric(f"{name}_ess", ess, against=("alarm below", 400))
         run.metric(f"{name}_tau", tau, tau_sem, ("exact", tau_exact), 5 * tau_sem if healthy else None)
         run.metric(f"{name}_switches", switches)
         error = m.mean(1).std() / n_chains**0.5
         run.metric(f"{name}_mean", m.mean(), error, ("exact", mean), 5 * error if healthy else None)
 
-        ax.plot(m[:, :300].T, lw=0.8, alpha=0.8)
-        ax.axhline(mean, color="k", ls="--", label=f"exact mean {mean:.2f}")
+        ax.plot(to_numpy(m[:, :300].T), lw=0.8, alpha=0.8)
+        ax.axhline(float(mean), color="k", ls="--", label=f"exact mean {mean:.2f}")
         ax.set(title=title, ylim=(-1.15, 1.15), xlabel="sweep", yticks=[-1, 0, 1])
         ax.legend(loc="lower right" if name == "one_mode" else "center right")
         lines = [  # alarms: Vehtari et al. (2021) ask for R-hat < 1.01 and ESS > 400, Sokal (1989) for n >> τ
@@ -1054,12 +1102,13 @@ def section_diagnostics(run):
             (f"ESS {ess:,.0f} of {m.numel():,}", ess < 400),
             (f"autocorrelation time {tau:.1f}", tau > config.n_draws / 50),
             (f"traces: modes {n_modes}, switches {switches:,}", n_modes == 2 and switches == 0),
+            (f"chains that never moved: {n_stuck} of {n_chains}", n_stuck > 0),
             (f"exact autocorr. time {tau_exact:.2g}", tau_exact > config.n_draws / 50),
         ]
         table.axis("off")
         for row, (text, alarm) in enumerate(lines):
-            y = 0.9 - 0.2 * row - 0.06 * (row == 4)
-            table.text(0.0, y, text, weight="bold" if row == 4 else None, transform=table.transAxes)
+            y = 0.93 - 0.17 * row - 0.06 * (row == 5)
+            table.text(0.0, y, text, weight="bold" if row == 5 else None, transform=table.transAxes)
             style = {"ha": "right", "weight": "bold", "color": "tab:red" if alarm else "tab:green"}
             table.text(1.0, y, "ALARM" if alarm else "fine", transform=table.transAxes, **style)
     axes[0, 0].set_ylabel("magnetisation, 8 chains")
@@ -1153,7 +1202,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1282,7 +1332,7 @@ def main(argv=None):
 
 # Copied from 01_ebm_foundations.py: __main__
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

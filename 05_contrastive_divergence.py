@@ -168,9 +168,9 @@ def log_odds(x):
 
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
-    """Mean of independent repeats, and its standard error."""
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 def mean_and_sem_rows(rows):
@@ -623,8 +623,10 @@ def own_random_stream(train):
 
     @functools.wraps(train)
     def trained(run, *args, **options):
-        device = run.device
-        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+        device, others = run.device, {"devices": []}
+        if device.type != "cpu":
+            here = torch.cuda.current_device() if device == torch.device("cuda") else device.index or 0
+            others = {"devices": [here], "device_type": device.type}
         with torch.random.fork_rng(**others):
             return train(run, *args, **options)
 
@@ -968,6 +970,8 @@ def split(chains):
 def split_r_hat(chains):
     """Split R-hat of chains (n_chains, n_draws): Gelman et al. (2013), p. 284; Vehtari et al. (2021), before ranks."""
     halves = split(chains)
+    if (halves == halves[:, :1]).all():  # no chain moves; compared exactly, since a mean's rounding would hide it
+        return halves.new_tensor(1.0 if (halves == halves[0, 0]).all() else math.inf)
     n, within = halves.shape[1], halves.var(1).mean()
     return ((n - 1) / n + halves.mean(1).var() / within).sqrt()
 
@@ -976,6 +980,8 @@ def split_r_hat(chains):
 def autocorrelation(chains):
     """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws), which raise it towards 1 where they disagree
     (Vehtari et al. 2021)."""
+    if (chains == chains[:, :1]).all():  # no chain moves
+        return torch.ones_like(chains[0])
     n, within = chains.shape[1], chains.var(1).mean()
     spectrum = torch.fft.rfft(chains - chains.mean(1, keepdim=True), n=2 * n)  # padded: no wrap-around
     covariance = torch.fft.irfft(spectrum.abs() ** 2)[:, :n].mean(0) / (n - 1)
@@ -993,13 +999,6 @@ def effective_sample_size(chains):
     positive = (pairs > 0).cumprod(0)  # up to the first pair that is not
     tau = 2 * (positive * pairs.cummin(0).values).sum() - 1
     return halves.numel() / tau.clamp(min=1 / math.log10(halves.numel()))  # antithetic chains: Stan's limit
-
-
-def r_hat_or_stuck(chains):
-    """Split R-hat of chains (n_chains, n_draws), also where none moves: 1 if all stand at one place, else infinite."""
-    if (chains == chains[:, :1]).all():
-        return torch.tensor(1.0 if (chains == chains[0, 0]).all() else math.inf)
-    return split_r_hat(chains)
 
 
 class SwitchCounter:
@@ -1100,10 +1099,9 @@ def measure_mixing(rbm, start, patterns, n_draws, n_replicas=1):
     """Chains of S machines from `start` (S, n, 16), and what the diagnostics say of them; tempered if n_replicas > 1."""
     draws, switches = (values.cpu() for values in diagnose(rbm, start, patterns, n_draws, n_replicas))
     exact = exact_mean_barness(rbm).cpu()
-    ess = [effective_sample_size(chains).nan_to_num(1.0) for chains in draws]  # all stand at one place: one draw
     return Mixing(
-        r_hat=torch.stack([r_hat_or_stuck(chains) for chains in draws]),
-        ess=1000 * torch.stack(ess) / (draws[0].numel() * n_replicas),
+        r_hat=torch.stack([split_r_hat(chains) for chains in draws]),
+        ess=1000 * torch.stack([effective_sample_size(chains) for chains in draws]) / (draws[0].numel() * n_replicas),
         switches=switches,
         error=(draws.mean((1, 2)) - exact).abs(),
         trace=draws[0, ::13, :300],
@@ -1389,7 +1387,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1518,7 +1517,7 @@ def main(argv=None):
 
 # Copied from 01_ebm_foundations.py: __main__
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

@@ -79,9 +79,9 @@ SMOKE |= {"batch_size": 40, "width": 32, "n_grid": 30, "n_seeds": 2, "n_mode_ste
 
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
-    """Mean of independent repeats, and its standard error."""
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 # %% 1. Hyvarinen's identity
@@ -158,7 +158,7 @@ def section_identity(run):
     p = log_p.exp()
 
     def average(values):  # under p, by Simpson's rule
-        return scipy.integrate.simpson((p * values).detach().numpy(), x=axis.numpy())
+        return scipy.integrate.simpson(to_numpy(p * values), x=to_numpy(axis))
 
     constant, strengths, curves = 0.5 * average(data_score**2), torch.linspace(0.0, 0.3, 25).tolist(), []
     for a in strengths:  # E = a (x² - 1.44)² + 0.2 x: the right a is a compromise
@@ -179,7 +179,7 @@ def section_identity(run):
 
     inside = torch.linspace(-1, 1, 2001, dtype=torch.float64)[:, None]  # uniform: its score is 0, its edges are not
     apart = explicit_matching(quartic, inside, 0.0) - implicit_matching(quartic, inside)
-    gap = scipy.integrate.simpson(apart.detach().numpy() / 2, x=inside[:, 0].numpy())
+    gap = scipy.integrate.simpson(to_numpy(apart) / 2, x=to_numpy(inside[:, 0]))
     run.metric("uniform_explicit_minus_implicit", gap, against=("the edge, [p dE/dx]", 1.0), within=1e-6)
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="tight")
@@ -236,9 +236,9 @@ def section_objectives(run):
     learned = {}
     for name, (exact, objective) in objectives.items():  # the variance 1/λ at the minimum, for each repeat
         at = [objective(lambda y, k=k: 0.5 * k * (y**2).sum(-1)).mean(1).detach() for k in (0, 1, 2)]
-        learned[name] = value, sem = mean_and_sem((1 / vertex(*at)).cpu())
-        within = 4 * sem + 1e-5 if config.n_repeats > 1 else None  # one repeat has no spread
-        run.metric(f"variance_{name}", value, sem, against=("exact", exact), within=within)
+        value, sem = mean_and_sem((1 / vertex(*at)).cpu())
+        learned[name] = value, sem
+        run.metric(f"variance_{name}", value, sem, against=("exact", exact), within=4 * sem + 1e-5)
 
     dims, n_points, n_draws = np.array([4, 8, 16, 32, 64, 128, 256]), 8, max(config.n_samples // 10, 4)
     spread, seconds = {"plain": [], "reduced": []}, {"exact": [], "sliced": []}
@@ -273,7 +273,7 @@ def section_objectives(run):
         run.metric(f"exponent_of_{name}_seconds", exponent(seconds[name]), against=("of backward passes", passes))
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="tight")
-    t, dsm = np.linspace(0.08, 1.7, 100), np.array([learned[f"denoising_{t:g}"] for t in sigmas])
+    t, dsm = np.linspace(0.08, 1.7, 100), np.array([learned[f"denoising_{t:g}"] for t in sigmas], float)  # None becomes nan
     axes[0].plot(t, s**2 + t**2, "k--", label=r"$s^2+\sigma^2$")
     axes[0].errorbar(sigmas, dsm[:, 0], 4 * dsm[:, 1], fmt="o", color="tab:orange", label="denoising, 4 s.e.")
     axes[0].axhline(s**2, color="tab:blue", label="the data, $s^2$")
@@ -369,6 +369,8 @@ def section_nce(run):
         x = torch.cat([x_data, x_noise], 1)
         try:
             fits.append(nce_fit(features(x), noise.log_prob(x), is_data, ratio, start))
+            if not fits[-1].isfinite().all():
+                raise torch.linalg.LinAlgError
         except torch.linalg.LinAlgError:  # the curvature is 0 to working precision
             sys.exit(f"nce: Newton's method ran away, noise {width:g} times as wide as data; more --n-samples may cure it")
         rms.append((fits[-1][:, 3] - log_z(fits[-1][:, :3])).square().mean().sqrt().item())
@@ -379,7 +381,8 @@ def section_nce(run):
         baseline.append((estimate - log_z(truth)).square().mean().sqrt().item())
     theta = fits[widths.index(1.5)]
     value, sem = mean_and_sem(theta[:, 3] - log_z(theta[:, :3]))
-    run.metric("learned_constant_minus_log_z", value, sem, against=("the grid's log Z", 0), within=0.02)
+    within = 0.02 if repeats > 1 else None
+    run.metric("learned_constant_minus_log_z", value, sem, against=("the grid's log Z", 0), within=within)
     for width, label in ((0.4, "too_narrow"), (1.5, "good"), (20.0, "too_wide")):
         i = widths.index(width)  # a root mean square of R numbers has relative standard error 1/√(2R)
         within = 4 * theory[i] / math.sqrt(2 * repeats) if label == "good" else None
@@ -392,11 +395,11 @@ def section_nce(run):
     run.metric("kl_to_data", value, sem, against=("the best Gaussian", gaussian))
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.4), layout="tight")
-    axes[0].plot(axis, p, "k--", lw=2, label="data")
+    axes[0].plot(to_numpy(axis), to_numpy(p), "k--", lw=2, label="data")
     for width, colour in ((0.4, "tab:red"), (1.5, "tab:orange"), (20.0, "tab:purple")):
-        line = (-features(axis) @ fits[widths.index(width)][:5].T).exp()
+        line = to_numpy((-features(axis) @ fits[widths.index(width)][:5].T).exp())
         label = f"$e^{{-E-c}}$, noise {width:g} times as wide"
-        axes[0].plot(axis, line, color=colour, lw=1, label=[label] + [None] * (line.shape[1] - 1))
+        axes[0].plot(to_numpy(axis), line, color=colour, lw=1, label=[label] + [None] * (line.shape[1] - 1))
     axes[0].set(title="what NCE learned, with its own constant $c$", xlabel="$x$", ylabel="density")
     axes[0].set(xlim=(-2.5, 2.5), ylim=(0, 1.6 * p.max().item()))
     axes[1].plot(widths, theory, "k--", label="NCE, asymptotic theory")
@@ -507,6 +510,7 @@ def train(networks, gradient, n_steps, rate, label, clip=None, b2=0.99):
         adam.step(gradient(networks, step / n_steps), rate * 0.5 * (1 + math.cos(math.pi * step / n_steps)), b2=b2)
     torch.set_flush_denormal(False)
     adam.use_average()
+    must_be_finite(f"training ({label})", *networks.parameters)
 
 
 def by_autograd(networks, loss):
@@ -682,7 +686,9 @@ def train_by_chains(networks, data, config, n_steps, kernel, n_moves, acceptance
     torch.set_flush_denormal(False)
     log_w += (energy - networks.passes(x)[0])[0]
     adam.use_average()
-    return x[0], log_w, log_z + log_w.logsumexp(0).item() - math.log(n)
+    log_z += log_w.logsumexp(0).item() - math.log(n)
+    must_be_finite(f"maximum likelihood by chains ({kernel.__name__[:-5]})", *networks.parameters, x, log_z)
+    return x[0], log_w, log_z
 
 
 def phases(networks, x_data, x_even):
@@ -722,7 +728,11 @@ def blurred_gradient(networks, x_data, progress, widest=2.0, narrowest=0.05):
     weight = torch.where(sigma > falling, 0.15 * (falling / sigma) ** 2, 1.0)[..., 0].repeat(1, 2)
     sigma = sigma.repeat(1, 2, 1)
     noisy = x_data.repeat(1, 2, 1) + sigma * torch.cat([noise, -noise], 1)
-    clean = (-torch.cdist(noisy, x_data).square() / (2 * sigma**2)).softmax(2) @ x_data  # E[x | x̃], from the batch
+    clean, where = torch.empty_like(noisy), torch.arange(x_data.shape[1], device=x_data.device)
+    for rows in where.split(1000):  # E[x | x̃] from the batch; from parts of a large one, as all pairs' distances are needed
+        both = torch.cat([rows, rows + len(where)])  # +n and -n
+        nearness = -torch.cdist(noisy[:, both], x_data[:, rows]).square() / (2 * sigma[:, both] ** 2)
+        clean[:, both] = nearness.softmax(2) @ x_data[:, rows]
     return by_autograd(networks, lambda energy: weight * denoising_matching(energy, clean, (noisy - clean) / sigma, sigma))
 
 
@@ -815,11 +825,11 @@ def section_trainers(run):
                 cells = torch.cartesian_prod(middle, middle)
                 model = mode_shares(cells, density.flatten() * (BOX / 48) ** 2, centres, 1.2)
                 behind = 0.5 * (mode_shares(x[0], share, centres, 1.2) - model).abs().sum().item()
-                exact = model.double().cpu().numpy()  # what n_chains independent points miss, over 200 draws
+                exact = to_numpy(model).astype(float)  # what n_chains independent points miss, over 200 draws
                 drawn = rng.multinomial(config.n_chains, exact / exact.sum(), 200) / config.n_chains
                 curve.append((step, kl, behind, 0.5 * np.abs(drawn - exact).sum(1).mean()))
                 if name == "langevin" and weighted:
-                    frames.append((density.cpu().numpy(), x[0, :400].cpu().numpy(), step))
+                    frames.append((to_numpy(density), to_numpy(x[0, :400]), step))
 
         if name not in ("langevin", "hmc"):
             train_without_chains(networks, sets[key], config, name)
@@ -853,15 +863,16 @@ def section_trainers(run):
     save_gif(run, frames, "trainers_langevin.gif")
     middle, key = ((np.arange(n) + 0.5) / n * 2 - 1) * BOX, "2_spirals"
     x, y = np.meshgrid(middle, middle, indexing="ij")
-    truth = sets[key].log_density(torch.as_tensor(np.stack([x, y], -1).reshape(-1, 2), device=run.device).float()).exp()
+    cells = torch.as_tensor(np.stack([x, y], -1).reshape(-1, 2)).float().to(run.device)
+    truth = sets[key].log_density(cells).exp()
     columns = {"data": truth.reshape(n, n)} | {labels[name]: results[name, key][3] for name in labels}
     fig = plt.figure(figsize=(15, 6.2), layout="constrained")
     square = {"xticks": [], "yticks": [], "aspect": "equal", "xlim": (-BOX, BOX), "ylim": (-BOX, BOX)}
     for i, (label, density) in enumerate(columns.items()):
-        points = (draw(density, 1500) if i else sets[key].sample(1500)).cpu().numpy()
+        points = to_numpy(draw(density, 1500) if i else sets[key].sample(1500))
         ax, below = fig.add_subplot(3, 8, i + 1, title=label, **square), fig.add_subplot(3, 8, i + 9, **square)
         ax.scatter(*points.T, s=1, c="tab:orange" if i else "tab:blue")
-        density = density.cpu().numpy()
+        density = to_numpy(density)
         below.contourf(x, y, density, np.linspace(0, truth.max().item(), 10), cmap="magma", extend="max")
         energy = -np.log(np.maximum(density, 1e-30))
         surface = fig.add_subplot(3, 8, i + 17, projection="3d", xticks=[], yticks=[], zticks=[])
@@ -915,6 +926,7 @@ def annealed_langevin(networks, n_particles, sigmas, n_steps, step=0.2):
         for _ in range(n_steps):
             gradient = networks.passes(torch.cat([x, level], 2))[1][..., :1]
             x = x - 0.5 * step * sigma**2 * gradient + (step * sigma**2) ** 0.5 * torch.randn_like(x)
+    must_be_finite("annealed Langevin sampling", x)
     return x
 
 
@@ -957,15 +969,16 @@ def section_blindness(run):
             p = (-networks.passes(axis[:, None].expand(n, -1, -1))[0]).softmax(1)
             learned[name], densities[name] = p[:, axis < 0].sum(1), p / (axis[1] - axis[0])
     for name, values in learned.items():
-        within = {"likelihood": 0.02, "nce": 0.02, "noise_levels": 0.05}.get(name)
-        run.metric(f"weight_{name}", *mean_and_sem(values.cpu()), against=("truth", weight), within=within)
+        value, sem = mean_and_sem(values.cpu())
+        within = {"likelihood": 0.02, "nce": 0.02, "noise_levels": 0.05}.get(name) if n > 1 else None
+        run.metric(f"weight_{name}", value, sem, against=("truth", weight), within=within)
         run.metric(f"weight_{name}_rms_error", (values - weight).square().mean().sqrt())
 
     distances, fine, price = np.linspace(0.4, 3.2, 29), torch.linspace(-9, 9, 18001, dtype=torch.float64), []
     for distance in distances:
         (a, score_a), (b, score_b) = two_modes(fine, 0.8, distance, s), two_modes(fine, 0.5, distance, s)
-        values = (a.exp() * torch.stack([a - b, 0.5 * (score_a - score_b) ** 2])).numpy()
-        price.append(scipy.integrate.simpson(values, x=fine.numpy()))
+        values = a.exp() * torch.stack([a - b, 0.5 * (score_a - score_b) ** 2])
+        price.append(scipy.integrate.simpson(to_numpy(values), x=to_numpy(fine)))
     price = np.array(price)
     limit = ("0.8 ln 1.6 + 0.2 ln 0.4", 0.8 * math.log(1.6) + 0.2 * math.log(0.4))
     run.metric("kl_of_wrong_weight", price[-1, 0], against=limit, within=1e-4)
@@ -974,14 +987,14 @@ def section_blindness(run):
 
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="tight")
     for i, values in enumerate(learned.values()):
-        axes[0].plot(np.full(n, i), values.cpu().numpy(), "o", color=f"C{i}", alpha=0.6)
+        axes[0].plot(np.full(n, i), to_numpy(values), "o", color=f"C{i}", alpha=0.6)
     axes[0].axhline(weight, color="k", ls="--", label="truth")
     axes[0].set_xticks(range(5), ["likeli-\nhood", "NCE", "SM", "DSM\n0.1", "noise\nlevels"])
     axes[0].set(title="SM and DSM guess the weights", ylabel="weight of the left mode", ylim=(0, 1.05))
-    x = axis.cpu().numpy()
-    axes[1].plot(x, two_modes(axis, weight, m, s)[0].exp().cpu().numpy(), "k--", lw=2, label="data")
+    x = to_numpy(axis)
+    axes[1].plot(x, to_numpy(two_modes(axis, weight, m, s)[0].exp()), "k--", lw=2, label="data")
     for name, colour in (("likelihood", "C0"), ("score_matching", "C2")):
-        lines = densities[name][:4].T.cpu().numpy()
+        lines = to_numpy(densities[name][:4].T)
         axes[1].plot(x, lines, color=colour, lw=1, label=[name.replace("_", " ")] + [None] * (lines.shape[1] - 1))
     axes[1].set(title="right shapes, wrong heights", xlabel="$x$", ylabel="density", xlim=(-4, 4))
     axes[2].plot(2 * distances / s, price[:, 0], "tab:blue", label="KL: what likelihood sees")
@@ -1083,13 +1096,28 @@ def section_efficiency(run):
 # fold, for the folds differ more than the methods; and take the errors over folds as optimistic, for folds share data.
 
 
+def columns_that_vary(*tables):
+    """Which columns (d,) vary in every one of the tables (n, d): a constant has no spread to divide by."""
+    return np.all([table.max(0) > table.min(0) for table in tables], 0)
+
+
 def whiten(train, test):
-    """Both whitened by the mean and the Ledoit-Wolf covariance of `train` (n, d), and log|det| of that linear map."""
+    """Both whitened by the mean and the Ledoit-Wolf covariance of `train` (n, d), and log|det| of that linear map. Columns
+    that are constant in `train` are left out."""
+    train, test = (table[:, columns_that_vary(train)] for table in (train, test))
     centre, scale = train.mean(0), train.std(0)
     fitted = LedoitWolf().fit((train - centre) / scale)
     values, vectors = np.linalg.eigh(fitted.covariance_)
     log_det = -0.5 * np.log(values).sum() - np.log(scale).sum()
     return *(((x - centre) / scale - fitted.location_) @ vectors / np.sqrt(values) for x in (train, test)), log_det
+
+
+def without_constants(run, name, table, training_folds):
+    """The table's columns that vary in each of its training folds; says how many do not."""
+    varies = columns_that_vary(*training_folds)
+    if not varies.all():
+        run.say(f"{name}: {(~varies).sum()} of {len(varies)} columns do not vary in every training fold, and are left out")
+    return table[:, varies]
 
 
 def log_z_by_importance(networks, n_draws, scale=1.1):
@@ -1117,7 +1145,7 @@ def table_scores(run, folds):
             fits = [GaussianMixture(k, covariance_type=kind, reg_covar=0.05, random_state=run.seed) for k in range(1, 7)]
             best = min((fit.fit(a) for fit in fits), key=lambda fit, a=a: fit.bic(a))
             scores[f"mixture_{kind}"].append(best.score_samples(b))
-    tables, tests = ([torch.as_tensor(fold[i], device=device).float() for fold in folds] for i in (0, 1))
+    tables, tests = ([torch.as_tensor(fold[i]).float().to(device) for fold in folds] for i in (0, 1))
     for method in ("nce", "dsm"):
         networks = Networks(len(folds), d, 64, 2, 1.0, device)
         networks.biases[-1].fill_(0.5 * d * math.log(2 * math.pi))
@@ -1130,8 +1158,9 @@ def table_scores(run, folds):
             return by_autograd(networks, lambda energy: denoising_matching(energy, z, noise[:, :64], 0.5))
 
         train(networks, gradient, config.n_table_steps, 1e-3, f"table, {method}", clip=10.0)
-        energies = [networks.passes(z.expand(len(folds), -1, -1))[0][i].cpu().numpy() for i, z in enumerate(tests)]
-        scores[method], log_z[method] = [-e for e in energies], log_z_by_importance(networks, 4 * config.n_samples)
+        energies = [networks.passes(z.expand(len(folds), -1, -1))[0][i].cpu().double() for i, z in enumerate(tests)]
+        must_be_finite(f"{method} on the tables", *energies)
+        scores[method], log_z[method] = [-to_numpy(e) for e in energies], log_z_by_importance(networks, 4 * config.n_samples)
     return scores, log_z
 
 
@@ -1140,19 +1169,22 @@ def section_tabular(run):
     names = {"gaussian": "Gaussian", "mixture_diag": "mixture,\ndiagonal", "mixture_tied": "mixture,\nshared cov."}
     names |= {"nce": "NCE\nenergy", "dsm": "DSM\nenergy"}
     splits, wine, cancer = KFold(5, shuffle=True, random_state=run.seed), load_wine().data, load_breast_cancer()
+    wine = without_constants(run, "wine", wine, [wine[rows] for rows, _ in splits.split(wine)])
     folds = [whiten(wine[rows], wine[held_out]) for rows, held_out in splits.split(wine)]
     scores, log_z = table_scores(run, [fold[:2] for fold in folds])
     nats = {}
     for name in names:
         nats[name] = np.array([values.mean() + fold[2] for values, fold in zip(scores[name], folds, strict=True)])
         if name in log_z:
-            nats[name] -= log_z[name][0].cpu().numpy()
+            nats[name] -= to_numpy(log_z[name][0])
             run.metric(f"wine_{name}_worst_ess_fraction", log_z[name][1].min())
         against = ("one Gaussian", nats["gaussian"].mean())
         run.metric(f"wine_{name}_test_nats", *mean_and_sem(nats[name]), against=against)
 
-    benign, malignant = cancer.data[cancer.target == 1], cancer.data[cancer.target == 0]
-    rows = list(splits.split(benign))  # trained on benign tumours only
+    rows = list(splits.split(cancer.data[cancer.target == 1]))  # trained on benign tumours only
+    trained_on = [cancer.data[cancer.target == 1][a] for a, _ in rows]
+    table = without_constants(run, "cancer", cancer.data, trained_on)
+    benign, malignant = table[cancer.target == 1], table[cancer.target == 0]
     folds = [whiten(benign[a], np.concatenate([benign[b], malignant]))[:2] for a, b in rows]
     scores, _ = table_scores(run, folds)
     ranks = {k: [roc_auc_score(np.arange(len(s)) >= len(s) - len(malignant), -s) for s in scores[k]] for k in names}
@@ -1263,7 +1295,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1392,7 +1425,7 @@ def main(argv=None):
 
 # Copied from 01_ebm_foundations.py: __main__
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         main()
     except KeyboardInterrupt:

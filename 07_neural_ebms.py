@@ -41,7 +41,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import scipy.linalg
 import torch
-import torch.distributed as dist
 from matplotlib.animation import PillowWriter
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
@@ -51,6 +50,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot, silu
 from torch.nn.utils.parametrizations import spectral_norm
 from tqdm import tqdm
+
+try:
+    import torch.distributed as dist
+except ImportError:  # torch can be built without it
+    dist = None
 
 
 @dataclass(frozen=True)
@@ -117,27 +121,51 @@ def load_images(dataset):
         pixels = [np.asarray(part.data).reshape(len(part), *SHAPES[dataset][::-1]) for part in sets]  # (N, H, W, C)
         x_train, x_test = (np.moveaxis(x, -1, 1).reshape(len(x), -1) / 127.5 - 1 for x in pixels)
         return x_train, x_test, *(np.asarray(part.targets) for part in sets)
-    except Exception as error:  # torchvision raises many kinds
-        reason = (str(error) or repr(error)).splitlines()[0]
-        sys.exit(f"cannot load {name} ({reason}): repair torchvision, the network or data/; or --dataset digits")
+    except Exception as error:  # torchvision raises many kinds, and names the cause on the last of several lines
+        reason = " ".join((str(error) or repr(error)).split())
+        cure = f"repair torchvision or the network, delete what data/ holds of {name} if a download broke off"
+        sys.exit(f"cannot load {name} ({reason}): {cure}; or --dataset digits")
 
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 
 
 @functools.cache
-def images(run):
-    """The run's images on its device, x_train (N, d), x_test, and labels y_train, y_test; with --split validation a
-    quarter of the training images plays the test's part."""
+def check_settings(run):
+    """End the run in one line if its settings make no sense, before any work; and say whom --resume serves."""
     config = run.config
+    kept, resumed = Path(config.checkpoint), Path(config.resume)
     for wrong, complaint in (
         (config.n_chains % config.batch_size > 0, "--n-chains must be a multiple of --batch-size"),
         (max(config.reinit_young, config.reinit_old) > 1, "--reinit-young and --reinit-old are probabilities: at most 1"),
         (config.ema >= 1, "--ema must be below 1"),
         (config.n_samples < 40, "--n-samples must be at least 40, to be scored in four parts"),
+        (config.resume and not resumed.exists(), f"--resume: there is no file {resumed}"),
+        (config.checkpoint and kept.is_dir(), f"--checkpoint: {kept} is a folder, not a file"),
+        *((number > 1e30, f"--{name.replace('_', '-')} must be at most 1e30") for name, number in numbers(config)),
     ):
         if wrong:
             sys.exit(complaint)
+    if config.checkpoint:
+        try:
+            tempfile.TemporaryFile(dir=kept.resolve().parent).close()
+        except OSError as error:
+            sys.exit(f"--checkpoint: cannot write to {kept.resolve().parent}: {error.strerror}")
+    if (config.checkpoint or config.resume) and run.section not in ("digits", "longrun"):
+        echo("  --checkpoint and --resume serve the sections digits and longrun; all others train from the beginning")
+
+
+def numbers(config):
+    """The names and values of the settings that are numbers."""
+    return [(name, value) for name, value in asdict(config).items() if not isinstance(value, str)]
+
+
+@functools.cache
+def images(run):
+    """The run's images on its device, x_train (N, d), x_test, and labels y_train, y_test; with --split validation a
+    quarter of the training images plays the test's part."""
+    check_settings(run)
+    config = run.config
     x, x_test, y, y_test = load_images(config.dataset)
     if config.split == "validation":
         x, x_test, y, y_test = train_test_split(x, y, test_size=0.25, stratify=y, random_state=0)
@@ -151,8 +179,10 @@ def own_random_stream(train):
 
     @functools.wraps(train)
     def trained(run, *args, **options):
-        device = run.device
-        others = {"devices": []} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+        device, others = run.device, {"devices": []}
+        if device.type != "cpu":
+            here = torch.cuda.current_device() if device == torch.device("cuda") else device.index or 0
+            others = {"devices": [here], "device_type": device.type}
         with torch.random.fork_rng(**others):
             return train(run, *args, **options)
 
@@ -181,6 +211,11 @@ def judge(run):
     return net, (net(x_test).argmax(1) == y_test).float().mean().item()
 
 
+def in_float64(x):
+    """A tensor as SciPy and scikit-learn judge it: their answers to float32 differ from processor to processor."""
+    return to_numpy(x).astype(float)
+
+
 def frechet_distance(a, b):
     """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½) of two sets of features (N, k) (Dowson & Landau 1982), in float64."""
     (m1, c1), (m2, c2) = ((f.mean(0), np.cov(f.T)) for f in (np.asarray(a, float), np.asarray(b, float)))
@@ -191,7 +226,7 @@ def frechet_distance(a, b):
 def frechet_to_test(run, x):
     """Fréchet distance of images (N, d) to the test images, on the judge's features."""
     x_train, x_test, _, _ = images(run)
-    train, test, ours = (judge(run)[0][:4](part).cpu().numpy() for part in (x_train, x_test, x.clamp(-1, 1)))
+    train, test, ours = (in_float64(judge(run)[0][:4](part)) for part in (x_train, x_test, x.clamp(-1, 1)))
     return frechet_distance(ours / train.std(0), test / train.std(0))
 
 
@@ -202,8 +237,8 @@ def frechet_and_sem(run, x):
 
 def two_sample_accuracy(run, x):
     """How often an SVM tells images (N, d) from as many training images, cross-validated: mean and its standard error."""
-    real = images(run)[0][: len(x)].cpu().numpy()
-    x = x[: len(real)].clamp(-1, 1).cpu().numpy()
+    real = in_float64(images(run)[0][: len(x)])
+    x = in_float64(x[: len(real)].clamp(-1, 1))
     folds = StratifiedKFold(5 if len(x) > 100 else 2, shuffle=True, random_state=0)
     return mean_and_sem(cross_val_score(SVC(), np.concatenate([x, real]), np.arange(2 * len(x)) < len(x), cv=folds))
 
@@ -233,9 +268,9 @@ def nearest_distances(x, x_train):
 
 # Copied from 02_hopfield_networks.py: mean_and_sem
 def mean_and_sem(values):
-    """Mean of independent repeats, and its standard error."""
-    values = torch.as_tensor(values, dtype=torch.float64, device="cpu")
-    return values.mean().item(), values.std(correction=min(1, len(values) - 1)).item() / len(values) ** 0.5
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 # Differs from 04_restricted_boltzmann_machines.py: show_images - grey or colour, in [-1, 1]
@@ -426,8 +461,27 @@ class ReplayBuffer:
         return block
 
 
+CURES = "try a smaller --step-size or --learning-rate, more --n-langevin, smoother activations (SiLU, not ReLU), a larger "
+CURES += "--energy-l2, or an earlier checkpoint"
+
+
+def shared_out(y, n_blocks, n):
+    """Classes (n_blocks, n) for chains: among all, and nearly in each block, every class has its share of the labels y (N,).
+    In random order within a block, for a chain's place decides how often it restarts."""
+    share = (2 * torch.arange(n_blocks * n, device=y.device) + 1) * len(y) // (2 * n_blocks * n)
+    blocks = y.sort().values[share].view(n, n_blocks).T
+    return blocks.gather(1, torch.rand(n_blocks, n, device=y.device).argsort(1))
+
+
 class Diverged(SystemExit):
     """Energies that are not finite, or so far apart that they will not meet again."""
+
+
+def must_stay_near(*images):
+    """End the run in one line if sampled images, whose grey levels belong into [-1, 1], are lost: clipped before they are
+    scored, they would look like images."""
+    if not all((x.abs() < 1000).all() for x in images):  # nan is not less either
+        sys.exit(f"sampling diverged: {CURES}")
 
 
 # Differs from 05_contrastive_divergence.py: Trainer - of a deep energy, and all that a checkpoint holds
@@ -439,14 +493,14 @@ class Trainer:
 
     def __init__(self, energy, x_data, config, y_data=None, temperature=1.0):
         self.energy, self.x, self.y, self.config, self.temperature = energy, x_data, y_data, config, temperature
-        self.model = nn.parallel.DistributedDataParallel(energy) if dist.is_initialized() else energy
+        self.model = nn.parallel.DistributedDataParallel(energy) if joined() else energy
         self.average = copy.deepcopy(energy).requires_grad_(False)
         self.optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, fused=True)
         self.n_networks = getattr(energy, "w1", torch.empty(1)).shape[0]
         b, d, device = config.batch_size, x_data.shape[1], x_data.device
-        self.y_chains = None if y_data is None else torch.arange(b, device=device) % (y_data.max() + 1)
-        reinit = config.reinit_young, config.reinit_old
-        self.buffer = ReplayBuffer(max(config.n_chains // b, 1), self.n_networks, b, d, reinit, device)
+        reinit, n_blocks = (config.reinit_young, config.reinit_old), max(config.n_chains // b, 1)
+        self.y_chains = None if y_data is None else shared_out(y_data, n_blocks, b)
+        self.buffer = ReplayBuffer(n_blocks, self.n_networks, b, d, reinit, device)
         self.step, self.history = 0, []  # of (E data, E chains, gradient norm, movement), one row an update
 
     def positives(self):
@@ -460,14 +514,18 @@ class Trainer:
         """Chains (n, B, d) from the buffer, moved; and how far they went, a root mean square a pixel."""
         c, x = self.config, self.buffer.next()
         start = x.clone()
-        langevin(self.energy, x, c.n_langevin, c.step_size, self.temperature, self.y_chains)
+        langevin(self.energy, x, c.n_langevin, c.step_size, self.temperature, self.y_model())
         return x, (x - start).square().mean().sqrt()
+
+    def y_model(self):
+        """The classes (B,) of the chains in the buffer's block of the moment."""
+        return None if self.y_chains is None else self.y_chains[self.buffer.at]
 
     def update(self, rate):
         """Two phases, and one step of Adam at this learning rate."""
         x_model, movement = self.negatives()
         x_data, y_data = self.positives()
-        y = None if y_data is None else torch.cat([y_data, self.y_chains])
+        y = None if y_data is None else torch.cat([y_data, self.y_model()])
         self.history.append([*self.learn(x_data, x_model, y, rate), movement.item()])
         self.step += 1
 
@@ -480,7 +538,7 @@ class Trainer:
         (e_data.mean(1) - e_model.mean(1) + size).sum().backward()
         row = torch.stack([e_data.mean(), e_model.mean(), self.clip().mean()]).tolist()
         if not all(map(math.isfinite, row)) or abs(row[0] - row[1]) > 100 * self.x.shape[1]:
-            raise Diverged(f"the run diverged at update {self.step + 1}: energies {row[0]:.3g} and {row[1]:.3g}")
+            raise Diverged(f"the run diverged at update {self.step + 1}: energies {row[0]:.3g} and {row[1]:.3g}; {CURES}")
         self.optimiser.param_groups[0]["lr"] = rate
         self.optimiser.step()
         memory = min(self.config.ema, (self.step + 1) / (11 + self.step))
@@ -507,8 +565,11 @@ class Trainer:
             if step % 50 == 0:
                 names = ("data", "chains", "gradient", "moved")
                 bar.set_postfix(dict(zip(names, (f"{v:.3g}" for v in self.history[-1]), strict=True)))
-            if save and (self.step % self.config.checkpoint_every == 0 or self.step == n_updates):
-                save(self)
+            if self.step % self.config.checkpoint_every == 0 or self.step == n_updates:
+                if not all(p.isfinite().all() for p in self.energy.parameters()):
+                    raise Diverged(f"the run diverged at update {self.step}: weights are not finite; {CURES}")
+                if save:
+                    save(self)
         return self
 
 
@@ -517,34 +578,50 @@ class Trainer:
 # killed run leaves the last checkpoint or the one before it, never half of one. With several processes each has chains and
 # a random state of its own; the first collects them.
 
-# a training with another of these is another training
+# a training with another of these is another training; another of those may be meant, and is said
 SAME = ("dataset", "split", "architecture", "width", "sigma", "data_noise", "batch_size", "n_chains")
+SAID = ("n_updates", "n_langevin", "step_size", "reinit_young", "reinit_old", "learning_rate", "energy_l2", "max_gradient")
+SAID += ("ema", "precision")
+
+
+def joined():
+    """Whether several processes train together."""
+    return dist is not None and dist.is_available() and dist.is_initialized()
+
+
+def device_stream(x):
+    """What keeps the random numbers of the GPU that x is on, or None."""
+    return {"cuda": torch.cuda, "mps": torch.mps}.get(x.device.type)
 
 
 def save_checkpoint(trainer, path):
     """Write the trainer's state to `path`, whole or not at all; every rank calls it, the first writes."""
     own = {"chains": trainer.buffer.chains, "at": trainer.buffer.at, "random": torch.get_rng_state()}
-    if trainer.x.device.type == "cuda":
-        own["random_cuda"] = torch.cuda.get_rng_state(trainer.x.device)
+    if device_stream(trainer.x):
+        own["random_device"] = device_stream(trainer.x).get_rng_state()
     ranks = [own]
-    if dist.is_initialized():
+    if joined():
         ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(own, ranks)
     if ranks is None:
         return
     parts = {name: getattr(trainer, name).state_dict() for name in ("energy", "average", "optimiser")}
-    settings = {name: getattr(trainer.config, name) for name in SAME}
+    settings = {name: getattr(trainer.config, name) for name in SAME + SAID}
     partial = Path(path).with_name(f".partial-{Path(path).name}")
     try:
-        torch.save(parts | {"settings": settings, "step": trainer.step, "history": trainer.history, "ranks": ranks}, partial)
-        partial.replace(path)
+        with open(partial, "wb") as file:  # a full disk is an OSError here
+            whole = {"settings": settings, "step": trainer.step, "history": trainer.history, "ranks": ranks}
+            torch.save(parts | whole, file)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(trainer, path):
-    """Put the trainer into the state saved at `path`. Ends the run with one line if that cannot be done."""
-    n_ranks, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    """Put the trainer into the state saved at `path`; returns what was set otherwise until then, a list of (name, value).
+    Ends the run with one line if that cannot be done."""
+    n_ranks, rank = (dist.get_world_size(), dist.get_rank()) if joined() else (1, 0)
+    seed = torch.initial_seed()
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)  # numbers only: no code from a stranger's file
         for name, ours in [(name, getattr(trainer.config, name)) for name in SAME]:
@@ -558,8 +635,10 @@ def load_checkpoint(trainer, path):
         trainer.step, trainer.history, trainer.buffer.at = saved["step"], saved["history"], own["at"]
         trainer.buffer.chains.copy_(own["chains"])
         torch.set_rng_state(own["random"])
-        if trainer.x.device.type == "cuda" and "random_cuda" in own:
-            torch.cuda.set_rng_state(own["random_cuda"], trainer.x.device)
+        if device_stream(trainer.x) and "random_device" in own:
+            device_stream(trainer.x).set_rng_state(own["random_device"])
+        others = [(name, value) for name, value in saved["settings"].items() if value != getattr(trainer.config, name)]
+        return others + [("seed", torch.initial_seed())] * (torch.initial_seed() != seed)
     except FileNotFoundError:
         sys.exit(f"--resume: there is no file {path}")
     except Exception:  # a truncated or foreign file raises many kinds
@@ -570,24 +649,23 @@ def load_checkpoint(trainer, path):
 @own_random_stream
 def trained(run):
     """The training of `digits`, shared with `longrun`: (the trainer, its seconds), with --checkpoint and --resume."""
-    config, rank = run.config, dist.get_rank() if dist.is_initialized() else 0
-    if config.checkpoint:  # fail before the training, not after it
-        if Path(config.checkpoint).is_dir():
-            sys.exit(f"--checkpoint: {config.checkpoint} is a folder, not a file")
-        tempfile.TemporaryFile(dir=Path(config.checkpoint).resolve().parent).close()
+    config, rank = run.config, dist.get_rank() if joined() else 0
     torch.manual_seed(run.seed)
     energy = build(config).to(run.device)
     torch.manual_seed(run.seed + 1_000_003 * rank)  # each rank its own data and chains
     trainer = Trainer(energy, images(run)[0], config)
     if config.resume:
-        load_checkpoint(trainer, config.resume)
+        others = load_checkpoint(trainer, config.resume)
+        said = [f"--{name.replace('_', '-')} was {value}" for name, value in others]
+        said += ["the training goes on with the random numbers of the old seed"] * ("seed" in dict(others))
+        said += [f"--n-updates {config.n_updates} leaves nothing to train"] * (trainer.step >= config.n_updates)
+        echo("; ".join([f"  {config.resume} goes on after update {trainer.step}", *said]))
     start, save = time.perf_counter(), (lambda t: save_checkpoint(t, config.checkpoint)) if config.checkpoint else None
     try:
         trainer.run(config.n_updates, config.dataset, save)
     except Diverged as error:
         written = config.checkpoint and trainer.step >= config.checkpoint_every
-        kept = f"; {config.checkpoint} is the last good state" if written else ""
-        sys.exit(f"{error}{kept}; a smaller --step-size or --learning-rate may cure it")
+        sys.exit(f"{error}; {config.checkpoint} is the last good state" if written else str(error))
     return trainer, time.perf_counter() - start
 
 
@@ -610,7 +688,9 @@ def draw(run, energy, n_steps, temperature=1.0, y=None, n=None):
 
 def denoised(run, energy, x, y=None):
     """x - s² ∇E(x), (1, N, d) -> (N, d): the mean of the clean image given x, if E is right and s the data noise."""
-    return (x - run.config.data_noise**2 * energy.slope(x, y))[0]
+    clean = (x - run.config.data_noise**2 * energy.slope(x, y))[0]
+    must_stay_near(x, clean)
+    return clean
 
 
 # %% 1. Architectures: the experiment
@@ -620,13 +700,13 @@ def contenders(config):
     """Energies to compare: {name: (energy, its share of n_short updates)}. For digits on a CPU the shares make the seconds
     about equal. Step, noise and learning rate are those that suit the auto-encoder."""
     shape, width, sigma = SHAPES[config.dataset], config.width, config.sigma
-    d = math.prod(shape)
+    d, half = math.prod(shape), max(width // 2, 1)
     return {
         "autoencoder": (AutoEncoderEnergy(1, d, width, sigma), 1.0),
         "autoencoder_relu": (Energy(mlp(d, width, d, nn.ReLU, n_hidden=1), sigma), 0.7),
-        "mlp": (Energy(mlp(d, width // 2)), 0.6),
-        "mlp_relu": (Energy(mlp(d, width // 2, activation=nn.ReLU)), 0.6),
-        "mlp_spectral": (Energy(mlp(d, width // 2, norm=spectral_norm)), 0.4),
+        "mlp": (Energy(mlp(d, half)), 0.6),
+        "mlp_relu": (Energy(mlp(d, half, activation=nn.ReLU)), 0.6),
+        "mlp_spectral": (Energy(mlp(d, half, norm=spectral_norm)), 0.4),
         "conv": (Energy(conv(shape)), 0.1),
         "conv_max_pool": (Energy(conv(shape, pool=nn.MaxPool2d)), 0.1),
         "residual": (Energy(residual(shape)), 0.05),
@@ -859,6 +939,7 @@ def train_in_2d(run, weighted):
 
 def section_truth2d(run):
     """A contrastive loss near 0 says nothing: the exact likelihood tells that weighted chains learn and restarts fail."""
+    check_settings(run)
     fig, axes = plt.subplots(1, 4, figsize=(14, 3.9), layout="constrained")
     for i, (name, label, colour) in enumerate(
         (("weighted", "weighted chains, eq. (4)", "tab:orange"), ("restarts", "restarts from noise", "tab:blue"))
@@ -868,7 +949,7 @@ def section_truth2d(run):
         gap, density = exact_gap(energy)
         within = 0.15 if name == "weighted" else None
         run.metric(f"{name}_gap", gap, against=("the data's own log density", 0), within=within)
-        for part, half in (("early", rows[: len(rows) // 2]), ("late", rows[len(rows) // 2 :])):
+        for part, half in (("early", rows[: (len(rows) + 1) // 2]), ("late", rows[len(rows) // 2 :])):
             beside = ("its gap, same updates", half[:, 2].mean())
             run.metric(f"{name}_loss_{part}", *mean_and_sem(half[:, 1]), against=beside)
         axes[0].plot(rows[:, 0], rows[:, 1], color=colour, lw=1)
@@ -890,7 +971,7 @@ def section_truth2d(run):
 
 def mixture_samples(run, n):
     """n images (n, d) from a Gaussian mixture with 40 components fitted to the training images."""
-    x = images(run)[0].cpu().numpy()
+    x = in_float64(images(run)[0])
     shape = "full" if x.shape[1] < 100 else "diag"
     fitted = GaussianMixture(min(40, len(x) // 10), covariance_type=shape, reg_covar=1e-3, random_state=run.seed).fit(x)
     drawn, _ = fitted.sample(n)  # in the order of the components
@@ -904,13 +985,16 @@ def animate(run, energy, name, n_frames=40):
     x = torch.randn(1, 25, math.prod(shape), device=run.device)
     fig, ax = plt.subplots(figsize=(3.6, 3.9), layout="tight")
     writer = PillowWriter(fps=6)
-    with run.whole(name) as path, writer.saving(fig, path, dpi=70):
+    with run.whole(name) as path:
+        writer.setup(fig, path, dpi=70)  # not `saving`: interrupted before the first frame it hides why
         for mark in sorted({0, *np.geomspace(1, run.config.n_from_noise, n_frames).astype(int).tolist()}):
             langevin(energy, x, mark - steps, run.config.step_size)
+            must_stay_near(x)
             steps = mark
             ax.clear()
             show_images(ax, x[0], shape, 5, f"{steps} Langevin steps")
             writer.grab_frame()
+        writer.finish()
     plt.close(fig)
 
 
@@ -989,11 +1073,10 @@ def section_longrun(run):
         clean = denoised(run, energy, travel(energy, x, step - before, config.step_size))
         drift = (energy(x).mean() - energy(data).mean()).item()
         even = frechet_to_test(run, even_classes(run, clean))
-        rows.append((step, *frechet_and_sem(run, clean), even, class_entropy(run, clean), drift))
+        rows.append((step, *frechet_and_sem(run, clean), even))
         shown.append(clean[:12])
-    for step, frechet, sem, even, entropy, drift in rows:
-        run.metric(f"frechet_after_{step}", frechet, sem, against=("its classes made even", even))
-        run.metric(f"class_entropy_after_{step}", entropy, against=("equal classes", 1))
+        run.metric(f"frechet_after_{step}", *rows[-1][1:3], against=("its classes made even", even))
+        run.metric(f"class_entropy_after_{step}", class_entropy(run, clean), against=("equal classes", 1))
         run.metric(f"energy_above_data_after_{step}", drift, against=("if the model is right", 0))
     n_steps = config.n_from_noise
     half = n_steps // 2
@@ -1008,7 +1091,7 @@ def section_longrun(run):
         scores[name] = frechet_and_sem(run, draw(run, energy, n_steps, temperature, n=config.n_samples // 2))
         run.metric(f"frechet_{name}", *scores[name], against=("T = 1", scores["temperature_1"][0]))
 
-    steps, frechet, sem, even, _, _ = np.array(rows).T
+    steps, frechet, sem, even = np.array(rows).T
     fig, axes = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
     axes[0].errorbar(steps, frechet, sem, fmt="o-", color="tab:orange", label="samples")
     axes[0].plot(steps, even, "s-", color="tab:green", label="the same, classes made even")
@@ -1074,7 +1157,8 @@ def section_ablations(run):
 
     fig, ax = plt.subplots(figsize=(10, 4.8), layout="tight")
     means, errors = zip(*scores.values(), strict=True)
-    ax.barh(list(scores), means, xerr=errors, color=["tab:blue"] + ["tab:orange"] * (len(scores) - 1), capsize=4)
+    colours = ["tab:blue"] + ["tab:orange"] * (len(scores) - 1)
+    ax.barh(list(scores), means, xerr=errors, color=colours, capsize=4)
     ax.axvline(means[0], color="tab:blue", ls=":")
     ax.invert_yaxis()
     title = f"one change each ({config.n_seeds} networks, {n_updates} updates): some break it, some hardly matter"
@@ -1095,6 +1179,8 @@ def section_ablations(run):
 def section_conditional(run):
     """One more input asks for a class, and an independent classifier checks that the samples obey."""
     config, (x, x_test, y, y_test) = run.config, images(run)
+    if config.n_chains < 10:
+        sys.exit("--n-chains must be at least 10 here: each class needs chains of its own")
     torch.manual_seed(run.seed)
     energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, 10).to(run.device)
     trainer = Trainer(energy, x, config, y).run(max(int(0.25 * config.n_updates), 2), "conditional")
@@ -1102,7 +1188,7 @@ def section_conditional(run):
     drawn = draw(run, trainer.average, config.n_from_noise, y=asked)
     accuracy = judge(run)[1]
     obeyed = (classes(run, drawn) == asked).float()
-    run.metric("asked_class_is_drawn", *mean_and_sem(obeyed), against=("the judge on real images", accuracy))
+    run.metric("asked_class_is_drawn", *mean_and_sem(obeyed.cpu()), against=("the judge on real images", accuracy))
     mixture = mixture_samples(run, config.n_samples)
     even = frechet_to_test(run, even_classes(run, mixture))
     run.metric("frechet", *frechet_and_sem(run, drawn), against=("the mixture, classes made even", even))
@@ -1112,7 +1198,7 @@ def section_conditional(run):
         n = len(x_test)
         energies = trainer.average(x_test.repeat(10, 1)[None], torch.arange(10, device=run.device).repeat_interleave(n))
     lowest = energies.reshape(10, n).argmin(0)
-    run.metric("accuracy_of_lowest_energy", *mean_and_sem((lowest == y_test).float()), against=("the judge", accuracy))
+    run.metric("accuracy_of_lowest_energy", *mean_and_sem((lowest == y_test).cpu()), against=("the judge", accuracy))
 
     fig, axes = plt.subplots(1, 2, figsize=(12, 5), layout="tight")
     show_images(axes[0], drawn[:100], SHAPES[config.dataset], 10, "samples, one class a column")
@@ -1133,13 +1219,11 @@ def section_conditional(run):
 
 
 def seconds_of(job, n=5):
-    """The fastest of n runs of job(), in seconds, after one to warm up."""
-    job()
+    """The fastest of n runs of job(), in seconds, after one to warm up; job returns a tensor."""
+    job().sum().item()
     times = [time.perf_counter()]
     for _ in range(n):
-        job()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        job().sum().item()  # a GPU is done with it only when a number is asked for
         times.append(time.perf_counter())
     return np.diff(times).min()
 
@@ -1200,8 +1284,11 @@ SECTIONS = {
 @contextlib.contextmanager
 def joined_ranks():
     """Under torchrun: join the other processes for the section `digits`; all but the first are silent and throw away what
-    they write."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    they write. A WORLD_SIZE alone, left over from something else, joins nobody."""
+    launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun's mark
+    if not launched or os.environ["WORLD_SIZE"] == "1":
+        if not launched and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+            echo("WORLD_SIZE is set, but it was not torchrun that started this process: it runs alone")
         yield
         return
     n_gpus = torch.cuda.device_count()
@@ -1217,8 +1304,10 @@ def joined_ranks():
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
             sys.argv += ["--out", stack.enter_context(tempfile.TemporaryDirectory())]  # the last one counts
-        yield
-    dist.destroy_process_group()
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
 
 
 # %% Running the module: the same lines in all ten
@@ -1297,7 +1386,8 @@ class Run:
 
     def metric(self, name, value, sem=None, against=None, within=None):
         """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
-        stands beside it; `within`, how close to the reference it must be."""
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
         entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
         line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
         if against is not None:
@@ -1426,7 +1516,7 @@ def main(argv=None):
 
 # Differs from 01_ebm_foundations.py: __main__ - under torchrun the processes train together
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that cannot print a folder's name
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
         with joined_ranks():
             main()

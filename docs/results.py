@@ -52,7 +52,7 @@ def results(seed):
             out.mkdir(parents=True, exist_ok=True)
             flags = ["--section", section, "--seed", str(seed), flag, str(checkpoint), "--out", str(out)]
             subprocess.run([sys.executable, ROOT / "07_neural_ebms.py", *flags], check=True)
-        metrics |= json.loads((out / "metrics.json").read_text())["metrics"]
+        metrics |= json.loads((out / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     return metrics
 
 
@@ -71,8 +71,9 @@ def table(runs):
 def main():
     """Run what is missing, and write."""
     runs = [results(seed) for seed in SEEDS]
-    before, _, rest = (ROOT / "README.md").read_text().partition(BEGIN)
-    (ROOT / "README.md").write_text(before + BEGIN + "\n" + table(runs) + "\n" + END + rest.partition(END)[2])
+    before, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)
+    text = before + BEGIN + "\n" + table(runs) + "\n" + END + rest.partition(END)[2]
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
     for picture in PICTURES:
         shutil.copy(FOLDER / f"digits_{SEEDS[0]}" / picture, ROOT / "docs" / picture)
 

@@ -1,12 +1,17 @@
 """What the test files share: the modules, loaded by path, since a Python name cannot begin with a digit."""
 
 import functools
+import importlib
 import importlib.util
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy, for the runs that tests start too: tests share a busy machine
+if not os.access(os.path.expanduser("~"), os.W_OK):  # a user without a home: matplotlib would say so on stderr, in every run
+    os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp())
 
 import matplotlib.pyplot as plt
 import pytest
@@ -16,6 +21,14 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(ROOT.glob("[0-9][0-9]_*.py"))
 
 plt.switch_backend("agg")
+
+
+def pytest_collection_modifyitems(items):
+    """Under pytest-xdist all tests of one module run in one process, which loads and smoke-runs it once."""
+    for item in items:
+        path = item.callspec.params.get("path", item.path) if hasattr(item, "callspec") else item.path
+        number = re.search(r"\d\d", path.stem)
+        item.add_marker(pytest.mark.xdist_group(number.group() if number else path.stem))
 
 
 @functools.cache

@@ -16,9 +16,10 @@ MARK = re.compile(r"# (Copied|Differs) from (\d\d_\w+\.py): (\w+)(?: - \S.*)?$")
 
 def definitions(path):
     """The functions and classes of a module: {name: (its text, the words of its mark or None, (first, last line))}."""
-    lines, found = path.read_text().splitlines(keepends=True), {}
+    lines, found = path.read_text(encoding="utf-8").splitlines(keepends=True), {}
     for node in ast.parse("".join(lines)).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If)):
+        is_main = isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) or is_main:
             first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) - 1
             mark = MARK.match(lines[first - 1].rstrip())
             text = "".join(lines[first : node.end_lineno])
@@ -32,7 +33,7 @@ def problems(root=ROOT, fix=False):
     modules = {path.name: definitions(path) for path in paths}
     wrong = []
     for path in paths:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         for name, (text, mark, (first, last)) in reversed(modules[path.name].items()):  # from the end: lines keep place
             earlier = [other for other in modules if other < path.name and name in modules[other]]
             if mark is None:
@@ -51,7 +52,7 @@ def problems(root=ROOT, fix=False):
                 else:
                     wrong.append(f"{path.name}: {name} has drifted from {source}; --fix renews it")
         if fix:
-            path.write_text("".join(lines))
+            path.write_text("".join(lines), encoding="utf-8")
     return wrong
 
 

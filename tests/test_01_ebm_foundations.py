@@ -1,5 +1,6 @@
 """Module 01: every method against a closed form, enumeration, quadrature, finite differences or a second implementation."""
 
+import json
 import math
 
 import numpy as np
@@ -343,6 +344,22 @@ def test_chains_that_disagree_are_worth_few_draws_and_antithetic_ones_at_most_th
     assert m.effective_sample_size(flipping) == pytest.approx(4000 * math.log10(4000), rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chains_that_never_move_are_worth_one_draw_each_and_their_r_hat_is_defined(dtype):
+    """The mistakes: 0/0, and a variance of rounding errors only (the mean of many 0.1 is not 0.1)."""
+    apart = torch.tensor([[0.1], [0.7], [0.1]], dtype=dtype).repeat(1, 101)
+    together = torch.full((3, 101), 0.1, dtype=dtype)
+    assert m.split_r_hat(apart) == math.inf
+    assert m.split_r_hat(together) == 1
+    assert m.split_r_hat(together).dtype == dtype
+    for chains in (apart, together):
+        assert torch.equal(m.autocorrelation(chains), torch.ones(101, dtype=dtype))
+        assert m.effective_sample_size(chains).item() == pytest.approx(3, rel=0.02)
+    apart[0, 70:] = 0.2  # one chain moved once: the usual formulas again
+    assert 1 < m.split_r_hat(apart) < math.inf
+    assert m.effective_sample_size(apart).isfinite()
+
+
 def kernels(step_size=0.1):
     axis = torch.linspace(-2.2, 2.2, 441, dtype=torch.float64)
     e, grad = m.energy_and_grad(skewed, axis[:, None])
@@ -465,3 +482,73 @@ def test_penalised_energies_are_stationary_points_and_follow_the_data_without_pe
         assert torch.autograd.grad(loss, e)[0].abs().max() < 1e-9
         if strength == 1e-8:
             assert torch.allclose((-e).softmax(0), p_data, atol=1e-5)
+
+
+# --- settings
+
+
+def run_of(tmp_path, *arguments):
+    """The metrics of a smoke run with these arguments."""
+    m.main(["--smoke", "--out", str(tmp_path), *arguments])
+    return json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def test_one_repeat_has_a_mean_and_no_standard_error(tmp_path):
+    """The mistake: the spread of one number is not 0, it is unknown, and nothing can be checked against it."""
+    found = run_of(tmp_path, "--section", "partition", "--n-repeats", "1")["partition/ais_log_z_d20"]
+    assert set(found) == {"value", "against", "reference"}
+
+
+def test_samplers_that_never_move_are_said_to_be_stuck_and_end_no_run(tmp_path, monkeypatch, capsys):
+    """The mistake: an infinite R-hat taken for a run that diverged."""
+
+    def stuck(energy, x, n_steps, *args, keep=None, **kwargs):
+        for _ in range(n_steps):
+            keep(x)
+        return x, torch.zeros(len(x))
+
+    monkeypatch.setattr(m, "mala", stuck)
+    monkeypatch.setattr(m, "optimal_scaling", lambda *_: None)
+    monkeypatch.setattr(m, "animate_settling", lambda _: (0.5, 0.5))
+    found = run_of(tmp_path, "--section", "sampling")
+    assert "no chain moved (wells, mala; banana, mala)" in capsys.readouterr().out
+    assert "sampling/worst_split_r_hat" in found
+    assert "ok" not in found["sampling/wells_mala_crossings_per_1000"]  # no spread: nothing to judge by
+
+
+def test_a_sampler_that_diverges_says_so(tmp_path, monkeypatch):
+    def diverging(energy, x, n_steps, *args, keep=None, **kwargs):
+        for _ in range(n_steps):
+            keep(x * math.nan)
+        return x
+
+    monkeypatch.setattr(m, "langevin", diverging)
+    with pytest.raises(SystemExit, match=r"\[sampling\] ula diverged"):
+        run_of(tmp_path, "--section", "sampling")
+
+
+def test_a_long_film_is_not_an_endless_one(tmp_path, monkeypatch):
+    """The mistake: steps that grow by 16 % a frame, so that 400 frames would take 10^26 of them."""
+    total = []
+    monkeypatch.setattr(m, "langevin", lambda energy, x, n_steps, *_: total.append(n_steps) or x)
+    monkeypatch.setattr(m.PillowWriter, "grab_frame", lambda self, **_: None)
+    monkeypatch.setattr(m.PillowWriter, "finish", lambda self: self.outfile.touch())
+    for n_frames in (48, 400):
+        total.clear()
+        run = m.Run(m.Config(n_frames=n_frames), 0, "cpu", tmp_path, False)
+        m.animate_settling(run)
+        assert len(total) == n_frames
+        assert 7_000 < sum(total) < 80_000
+
+
+@pytest.mark.parametrize(
+    ("section", "flag", "value"), [("partition", "--n-particles", "1"), ("sampling", "--n-draws", "19")]
+)
+def test_settings_that_cannot_work_are_named(section, flag, value, tmp_path):
+    with pytest.raises(SystemExit, match=flag):
+        run_of(tmp_path, "--section", section, flag, value)
+
+
+def test_the_largest_seed_runs(tmp_path):
+    for section in ("probability", "forces", "stepsize"):
+        run_of(tmp_path, "--section", section, "--seed", str(2**32 - 1))

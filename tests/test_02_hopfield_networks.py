@@ -1,5 +1,6 @@
 """Module 02 against enumeration, plain loops, finite differences and closed forms: every sign, factor and temperature."""
 
+import json
 import math
 
 import numpy as np
@@ -416,3 +417,61 @@ def test_settle_reaches_a_fixed_point_between_the_mean_and_a_single_pattern():
 def test_mean_and_sem_is_the_mean_and_its_standard_error():
     assert m.mean_and_sem([1.0, 2.0, 3.0, 6.0]) == pytest.approx((3.0, np.std([1, 2, 3, 6], ddof=1) / 2))
     assert m.mean_and_sem(torch.tensor([5])) == (5, 0)
+
+
+# Settings
+
+
+def run_of(tmp_path, *arguments):
+    """The metrics of a smoke run with these arguments."""
+    m.main(["--smoke", "--out", str(tmp_path), *arguments])
+    return json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def test_mean_and_sem_is_in_float64_whatever_it_is_given():
+    """The mistakes: a list of floats becomes float32; a float64 tensor made on a device that has none."""
+    values = [0.1, 0.2, 0.30000001]
+    for given in (values, np.array(values), [torch.tensor(value, dtype=torch.float64) for value in values]):
+        assert m.mean_and_sem(given) == pytest.approx((np.mean(values), np.std(values, ddof=1) / 3**0.5), rel=1e-12)
+
+
+def test_one_repeat_is_judged_by_nothing(tmp_path):
+    """The mistake: the spread of one number taken for 0, and every claim with it for wrong."""
+    assert m.allowed(0.0, 0.1) is m.allowed(math.nan) is None
+    assert m.allowed(0.2, 0.1) == pytest.approx(0.7)
+    found = run_of(tmp_path, "--section", "modern", "--modern-nets", "1", "--n-cues", "1")
+    assert "ok" not in found["modern/exponent_n2"]
+
+
+def test_minima_come_in_mirrored_pairs_even_where_a_pattern_is_the_mirror_of_another(tmp_path):
+    """The mistake: pairs counted by labels, of which such a minimum has two."""
+    for n in ("1", "3", "5"):
+        found = run_of(tmp_path, "--section", "spurious", "--enumerated-units", n)
+        assert found["spurious/nets_with_unequal_mirrors"]["ok"]
+        assert found["spurious/runs_ending_outside_the_list"]["ok"]
+
+
+def test_overlaps_of_one_name_no_melting_temperature(tmp_path, capsys):
+    """The mistake: artanh(1), an infinity that looks like a run that diverged."""
+    found = run_of(tmp_path, "--section", "noise", "--glauber-units", "1", "--glauber-sweeps", "1", "--n-chains", "1")
+    assert "noise/melting_temperature" not in found
+    assert "raise --glauber-units" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("section", "flag", "value"),
+    [
+        ("capacity", "--capacity-units", "319"),
+        ("spurious", "--enumerated-units", "32"),
+        ("rules", "--rule-units", "1"),
+        ("modern", "--modern-units", "63"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(section, flag, value, tmp_path):
+    with pytest.raises(SystemExit, match=flag):
+        run_of(tmp_path, "--section", section, flag, value)
+
+
+def test_the_largest_seed_runs(tmp_path):
+    for section in ("descent", "memories"):
+        run_of(tmp_path, "--section", section, "--seed", str(2**32 - 1))

@@ -1,7 +1,10 @@
 """Module 03: every sign, factor and temperature of its methods, against enumeration, autograd and closed forms."""
 
 import itertools
+import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -527,3 +530,71 @@ def test_diagnostics_are_blind_to_a_mode_that_no_chain_visits_and_see_chains_tha
     assert m.split_r_hat(draws) > 2
     assert m.effective_sample_size(draws) < 10
     assert m.integrated_time(draws, common_mean=False)[0] < 2
+
+
+def test_chains_that_do_not_move_are_diagnosed_as_stuck():
+    """0/0 ended a run: R-hat of constants is 1 if they agree and infinite if not, and each is worth one draw."""
+    agree, disagree = (
+        m.diagnose_chains(torch.ones(4, 50).double()),
+        m.diagnose_chains(torch.tensor([[1.0], [-1.0]]).expand(2, 50).double()),
+    )
+    assert (agree.r_hat, agree.ess, agree.n_stuck) == (1, 4, 4)
+    assert (disagree.r_hat, disagree.ess, disagree.n_stuck) == (math.inf, 2, 2)
+    moving = torch.randn(3, 50).double()
+    moving[1] = 0.7
+    found = m.diagnose_chains(moving)
+    assert found.n_stuck == 1
+    assert found.r_hat == float(m.split_r_hat(moving))
+    assert found.ess == float(m.effective_sample_size(moving))
+
+
+def test_no_seed_ends_the_diagnostics(tmp_path, capsys):
+    """With seed 3 no chain of the second case moves in 100 sweeps."""
+    m.main(["--smoke", "--section", "diagnostics", "--seed", "3", "--out", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "8 of 8 chains never moved in 100 sweeps" in out
+    assert "split R-hat is infinite" in out
+    assert "both_modes_ess" in out
+
+
+# Settings and plumbing
+
+
+def test_the_weighted_slope_and_its_error_by_hand():
+    x, y, error = torch.tensor([0.0, 1, 2]), torch.tensor([0.0, 1, 5]), torch.tensor([1.0, 1, 1e-4])
+    slope, sem = m.weighted_slope(x, y, torch.ones(3))
+    assert (float(slope), float(sem)) == pytest.approx((2.5, 0.5**0.5))
+    assert m.weighted_slope(x.double(), y.double(), error.double())[0] == pytest.approx((2 * 5 + 4) / 5)  # through (2, 5)
+    for unknown in (torch.full((3,), math.nan), torch.tensor([1.0, 0, 1])):
+        slope, sem = m.weighted_slope(x, y, unknown)
+        assert slope == 2.5
+        assert sem.isnan()
+
+
+ONE = {
+    "units": "n_repeats",
+    "learning": "n_teachers",
+    "hidden": "n_restarts",
+    "ising": "n_lattices",
+    "annealing": "n_instances",
+}
+
+
+@pytest.mark.parametrize("section", ONE)
+def test_one_repeat_has_no_standard_error_and_matplotlib_gets_no_tensor(section, tmp_path, monkeypatch):
+    """One of n repeats: nan ended the run. And NumPy's conversion of tensors warns in one version, fails in a coming one."""
+    monkeypatch.setattr(torch.Tensor, "__array__", lambda *_: pytest.fail("a tensor is handed to NumPy as it is"))
+    m.main(["--smoke", "--section", section, f"--{ONE[section].replace('_', '-')}", "1", "--out", str(tmp_path)])
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    over_four_strengths = "learning/exact_kl_over_d_2n"
+    assert [name for name, entry in metrics.items() if "sem" in entry and name != over_four_strengths] == (
+        [f"units/wrong_rule_{name}" for name in ("correlation_r", "slope")] if section == "units" else []  # ten groups
+    )
+
+
+def test_float64_is_made_on_the_cpu_only():
+    """Apple's GPUs have none."""
+    source = Path(m.__file__).read_text(encoding="utf-8")
+    assert not re.findall(
+        r'\.double\(\)\.(?:cpu|to)\(|float64[^#\n]*device=(?!"cpu")|device=(?!"cpu")[^#\n]*float64', source
+    )

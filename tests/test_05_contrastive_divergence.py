@@ -639,10 +639,8 @@ def test_only_the_replica_at_beta_1_is_diagnosed(monkeypatch):
 
 def test_chains_that_never_move_are_called_stuck_and_do_not_end_a_run():
     alike, apart = torch.ones(3, 8), torch.arange(3.0).view(3, 1).expand(3, 8)
-    assert m.r_hat_or_stuck(alike) == 1
-    assert m.r_hat_or_stuck(apart) == math.inf
-    moving = torch.randn(3, 8)
-    assert m.r_hat_or_stuck(moving) == m.split_r_hat(moving)
+    assert m.split_r_hat(alike) == 1
+    assert m.split_r_hat(apart) == math.inf
     run = Notes()
     mixing = m.Mixing(torch.tensor([1.0, math.inf]), torch.ones(2), torch.ones(2), torch.ones(2), apart, 0.0)
     m.record_mixing(run, "stuck", mixing)

@@ -1,6 +1,9 @@
 """Module 06: every sign, factor and temperature against closed forms, autograd, quadrature or enumeration."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,6 +282,24 @@ def test_denoising_targets_are_the_mean_noise_of_the_batch(monkeypatch):
         torch.testing.assert_close(weight[0], expected)
 
 
+def test_a_large_batch_is_denoised_in_parts_of_a_thousand(monkeypatch):
+    """All pairs' distances in a batch of 10,000 took minutes and gigabytes."""
+    seen, batch = {}, torch.randn(1, 1100, 2)
+
+    def spy(energy, clean, noise, sigma):
+        seen.update(c=clean, n=noise, s=sigma)
+        return torch.ones(1, 2200)
+
+    monkeypatch.setattr(m, "denoising_matching", spy)
+    monkeypatch.setattr(m, "by_autograd", lambda networks, loss: loss(None))
+    m.blurred_gradient(None, batch, 0.0)
+    noisy = seen["c"] + seen["s"] * seen["n"]
+    torch.testing.assert_close(noisy[:, :1100] + noisy[:, 1100:], 2 * batch)
+    for row, pool in ((1099, batch[0, 1000:]), (2199, batch[0, 1000:]), (999, batch[0, :1000]), (1100, batch[0, :1000])):
+        odds = (-(noisy[0, row] - pool).square().sum(1) / (2 * seen["s"][0, row] ** 2)).softmax(0)
+        torch.testing.assert_close(seen["c"][0, row], odds @ pool, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("sigma", "floor"), [(0.05, 0.032), (0.1, 0.064)])
 def test_what_blurring_alone_costs_on_the_squares(sigma, floor):
     """The floor in blurred_gradient's docstring: an axis is uniform on ±[0.75, 3.75]; blurred, a difference of Φ's."""
@@ -493,11 +514,17 @@ def test_nce_without_a_minimum_ends_in_one_line(monkeypatch, tmp_path):
         m.main(["--smoke", "--section", "nce", "--out", str(tmp_path)])
 
 
-def test_one_repeat_claims_no_tolerance(tmp_path, capsys):
-    m.main(["--smoke", "--section", "objectives", "--n-repeats", "1", "--out", str(tmp_path)])
-    variances = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  variance_sliced")]
-    assert len(variances) == 2
-    assert not any("within" in line for line in variances)
+@pytest.mark.parametrize(("section", "flag"), [("objectives", "n-repeats"), ("nce", "n-repeats"), ("blindness", "n-seeds")])
+def test_one_repeat_claims_no_spread_and_matplotlib_gets_no_tensor(section, flag, tmp_path, monkeypatch):
+    """A standard error of one repeat, and a tolerance beside it; tensors that only one version of NumPy converts."""
+    monkeypatch.setattr(torch.Tensor, "__array__", lambda *_: pytest.fail("a tensor is handed to NumPy as it is"))
+    m.main(["--smoke", "--section", section, f"--{flag}", "1", "--out", str(tmp_path)])
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    assert len(metrics) > 4
+    assert not [name for name, entry in metrics.items() if "sem" in entry]
+    bounded = {name for name, entry in metrics.items() if "within" in entry}
+    of_theory = {"variance_exponent_plain", "variance_exponent_reduced", "rms_error_noise_good"}  # need no repeats
+    assert bounded <= {f"{section}/{name}" for name in (*of_theory, "kl_of_wrong_weight", "fisher_decay_rate")}
 
 
 def test_mixtures_of_the_tables_find_the_clusters_that_one_gaussian_blurs():
@@ -510,3 +537,56 @@ def test_mixtures_of_the_tables_find_the_clusters_that_one_gaussian_blurs():
     for kind in ("diag", "tied"):
         assert scores[f"mixture_{kind}"][0].mean() == pytest.approx(exact, abs=0.3)
     assert scores["gaussian"][0].mean() < exact - 2
+
+
+def test_columns_that_do_not_vary_are_left_out_by_whitening():
+    """A division by zero: a measurement that is the same for every training row."""
+    x = np.random.default_rng(0).standard_normal((60, 3))
+    constant = np.full((60, 1), 0.1)  # its standard deviation is 1e-17, not 0
+    found = m.whiten(np.hstack([x[:, :1], constant, x[:, 1:]])[:50], np.hstack([x[:, :1], 7 * constant, x[:, 1:]])[50:])
+    for one, other in zip(found, m.whiten(x[:50], x[50:]), strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_columns_that_do_not_vary_in_a_training_fold_are_left_out_of_all_and_said(tmp_path, monkeypatch, capsys):
+    wine, metrics = m.load_wine(), []
+    more = np.hstack([wine.data, np.ones((178, 1)), np.arange(178)[:, None] == 3])  # constant, and but for one wine
+    for table in (wine.data, more):
+        wine.data = table
+        monkeypatch.setattr(m, "load_wine", lambda: wine)
+        m.main(["--smoke", "--section", "tabular", "--out", str(tmp_path)])
+        metrics.append(json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"])
+    assert capsys.readouterr().out.count("2 of 15 columns do not vary in every training fold, and are left out") == 1
+    without, with_constants = ([entry["value"] for entry in each.values()] for each in metrics)
+    assert with_constants == pytest.approx(without)
+
+
+def test_a_training_that_diverges_says_which():
+    nets = m.Networks(1, 2, 8, 1)
+    with pytest.raises(SystemExit, match=r"^training \(two moons\) diverged"):
+        m.train(nets, lambda nets, progress: [p * math.nan for p in nets.parameters], 2, 1e-3, "two moons")
+    with pytest.raises(SystemExit, match="^annealed Langevin sampling diverged"):
+        m.annealed_langevin(m.Networks(1, 2, 8, 1, 1.0), 5, [1.0], 100, 40.0)
+
+
+def test_chains_that_diverge_say_so(monkeypatch):
+    monkeypatch.setattr(m.Adam, "step", lambda self, gradients, rate: [p.fill_(math.inf) for p in self.parameters])
+    with pytest.raises(SystemExit, match=r"^maximum likelihood by chains \(mala\) diverged"):
+        m.train_by_chains(
+            m.Networks(1, 2, 8, 1), m.toy_sets("cpu")["4_squares"], m.Config(**m.SMOKE), 2, m.mala_step, 1, 0.6
+        )
+
+
+def test_nce_that_runs_away_without_an_error_ends_in_the_same_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(m, "nce_fit", lambda *arguments: torch.full((4, 4), math.nan).double())
+    with pytest.raises(SystemExit, match="more --n-samples may cure it$"):
+        m.main(["--smoke", "--section", "nce", "--out", str(tmp_path)])
+
+
+def test_float64_is_made_on_the_cpu_only():
+    """Apple's GPUs have none; NumPy's arrays become float64 tensors where nothing else is said."""
+    source = Path(m.__file__).read_text(encoding="utf-8")
+    assert not re.findall(
+        r'\.double\(\)\.(?:cpu|to)\(|float64[^#\n]*device=(?!"cpu")|device=(?!"cpu")[^#\n]*float64', source
+    )
+    assert not re.findall(r"(?:as_tensor|from_numpy)\([^#\n]*device=(?!\"cpu\")", source)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib.util
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from conftest import load
+from conftest import import_torchvision, load
 from torch import nn
 from torch.nn.functional import silu
 
@@ -77,12 +79,19 @@ class Gaussian(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 65, "n_chains": 64}, {"reinit_young": 1.1}, {"ema": 1.0}, {"n_samples": 39}]
+    "wrong",
+    [{"n_chains": 33}, {"reinit_young": 1.1}, {"ema": 1.0}, {"n_samples": 39}, {"sigma": 1e31}, {"resume": "no-such-file"}]
+    + [{"checkpoint": "."}, {"checkpoint": "no-such-folder/c.pt"}],
 )
 def test_settings_that_make_no_sense_are_refused_in_one_line(wrong, tmp_path):
     with pytest.raises(SystemExit, match=f"--{next(iter(wrong)).replace('_', '-')}") as stop:
         m.images(a_run(tmp_path, **wrong))
     assert "\n" not in stop.value.code
+
+
+def test_two_dimensions_too_refuse_what_makes_no_sense(tmp_path):
+    with pytest.raises(SystemExit, match="--resume: there is no file"):
+        m.main(["--smoke", "--section", "truth2d", "--resume", str(tmp_path / "c.pt"), "--out", str(tmp_path)])
 
 
 def test_digits_span_minus_one_to_one_and_validation_images_come_from_the_training_set(tmp_path):
@@ -98,18 +107,10 @@ def test_digits_span_minus_one_to_one_and_validation_images_come_from_the_traini
 def data_folder(tmp_path, monkeypatch):
     """An empty working folder's data/, without a network, and with torchvision made to load beside a CPU torch."""
     monkeypatch.chdir(tmp_path)
-    library = torch.library.Library("torchvision", "FRAGMENT")  # its compiled part may not load
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
-            library.define(schema)
-    from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
-
-    for data in (MNIST, FashionMNIST):
+    datasets = import_torchvision()
+    for data in (datasets.MNIST, datasets.FashionMNIST):
         monkeypatch.setattr(data, "mirrors", ["http://127.0.0.1:9/"])
-    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/")
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/")
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
 
@@ -131,8 +132,7 @@ def test_mnist_and_fashion_mnist_go_through_torchvision(data_folder, name, folde
 
 
 def test_cifar10_goes_through_torchvision_with_the_channels_first(data_folder, monkeypatch):
-    from torchvision.datasets import CIFAR10
-
+    CIFAR10 = import_torchvision().CIFAR10
     folder, rng = data_folder / CIFAR10.base_folder, np.random.default_rng(0)
     folder.mkdir()
 
@@ -158,6 +158,18 @@ def test_a_missing_data_set_is_one_clear_line(data_folder, name):
     with pytest.raises(SystemExit, match=r"^cannot load \w+ \(.*--dataset digits$") as stop:
         m.main(["--smoke", "--dataset", name, "--section", "digits", "--out", "out"])
     assert stop.value.code.count("\n") == 0
+    assert name == "cifar10" or "refused" in stop.value.code or "127.0.0.1" in stop.value.code
+
+
+def test_a_failed_download_names_its_cause_which_stands_on_the_last_line(data_folder, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried http://a/b, got:\n<urlopen error no route>")
+
+    monkeypatch.setattr(import_torchvision(), "MNIST", fail)
+    with pytest.raises(
+        SystemExit, match=r"\(Error downloading .* got: <urlopen error no route>\): .*delete what data/ holds"
+    ):
+        m.load_images("mnist")
 
 
 def test_the_judge_knows_digits_and_leaves_the_random_state_alone(run):
@@ -491,7 +503,7 @@ def test_an_update_is_one_step_down_on_data_and_up_on_chains_with_small_energies
     assert (y_data is None) == (y is None)
     assert not x_model.requires_grad
     loss, energies = 0, []
-    for x, classes, sign in ((x_data, y_data, 1), (x_model, trainer.y_chains, -1)):
+    for x, classes, sign in ((x_data, y_data, 1), (x_model, trainer.y_model(), -1)):
         energies.append(old(x, classes))  # chains are data here: nothing comes from before them
         loss = loss + ((sign + 2 * penalty * energies[-1].detach()) * energies[-1]).mean(1).sum()
     expected = torch.autograd.grad(loss, old.parameters())
@@ -578,12 +590,38 @@ def test_a_divergence_is_noticed_before_it_reaches_the_weights(data, chains, div
 def test_conditional_chains_keep_their_class_while_they_move_and_in_the_loss():
     asked, energy = [], autoencoder(1, 3)
     trainer = fresh_trainer(energy, y=torch.arange(40) % 3)
-    assert torch.equal(trainer.y_chains, torch.arange(16) % 3)
+    assert trainer.y_chains.shape == (2, 16)
     slope = energy.slope
     energy.slope = lambda x, y: asked.append(y) or slope(x, y)
-    trainer.negatives()
-    assert all(torch.equal(y, trainer.y_chains) for y in asked)
-    assert len(asked) == trainer.config.n_langevin
+    for visit in range(4):
+        trainer.negatives()
+        assert all(torch.equal(y, trainer.y_chains[visit % 2]) for y in asked)
+        assert len(asked) == trainer.config.n_langevin
+        asked.clear()
+
+
+@pytest.mark.parametrize(("n_blocks", "n"), [(8, 64), (1, 64), (6, 4), (3, 7), (1, 10)])
+def test_every_class_has_its_share_of_the_chains(n_blocks, n):
+    """The mistake: arange(B) % 10, which gives classes 0 to 3 a chain more than the others, and none at all beyond B."""
+    y = torch.arange(500)[torch.randperm(500)] % 10
+    classes = m.shared_out(y, n_blocks, n)
+    assert classes.shape == (n_blocks, n)
+    assert (torch.bincount(classes.flatten(), minlength=10) - n_blocks * n / 10).abs().max() < 1
+    assert all((torch.bincount(block, minlength=10) - n / 10).abs().max() < 2 for block in classes)
+    y = torch.cat([torch.zeros(300), torch.ones(100)]).long()  # shares that differ
+    assert torch.bincount(m.shared_out(y, 2, 20).flatten()).tolist() == [30, 10]
+
+
+def test_no_class_restarts_more_often_than_another():
+    """The mistake: classes in order within a block, whose first chains are the young ones."""
+    classes = m.shared_out(torch.arange(400) % 2, 500, 10)
+    first = classes[:, :5].float().mean().item()
+    assert abs(first - 0.5) < 5 * 0.5 / (500 * 5) ** 0.5
+
+
+def test_fewer_chains_than_classes_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match="--n-chains must be at least 10"):
+        m.section_conditional(a_run(tmp_path, batch_size=4, n_chains=8))
 
 
 def test_a_run_that_diverges_ends_with_one_line_and_its_last_good_state(tmp_path, capsys):
@@ -602,6 +640,43 @@ def test_a_section_that_diverges_ends_with_one_line(section, tmp_path, capsys):
         m.main(["--smoke", "--section", section, "--learning-rate", "1e5", "--n-updates", "40", "--out", str(tmp_path)])
     assert str(stop.value).count("\n") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_weights_that_are_not_finite_are_no_last_good_state():
+    trainer, saves = fresh_trainer(autoencoder(), checkpoint_every=2), []
+
+    def update(rate):
+        trainer.step += 1
+        trainer.history.append([0.0] * 4)
+        if trainer.step == 4:
+            trainer.energy.w1.data[0, 0, 0] = math.inf
+
+    trainer.update = update
+    with pytest.raises(m.Diverged, match="at update 4: weights are not finite"):
+        trainer.run(9, "", lambda t: saves.append(t.step))
+    assert saves == [2]
+
+
+ADVICE = ["smaller --step-size", "more --n-langevin", "smoother activations", "larger --energy-l2", "earlier checkpoint"]
+
+
+def test_a_sampling_that_diverges_says_so_with_advice(tmp_path, capsys):
+    flags = ["--step-size", "0.2", "--n-updates", "4", "--n-langevin", "1", "--n-from-noise", "400"]
+    with pytest.raises(SystemExit, match="^sampling diverged: ") as stop:
+        m.main(["--smoke", "--section", "digits", *flags, "--out", str(tmp_path)])
+    assert all(words in stop.value.code for words in ADVICE)
+    assert stop.value.code.count("\n") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -2000.0])
+def test_lost_chains_are_no_images(lost):
+    """The mistake: clipped to [-1, 1] they are scored as if they were; and the step of denoising may take them home."""
+    x = torch.zeros(1, 3, D)
+    m.must_stay_near(x, x + 999)
+    x[0, 1, 2] = lost
+    with pytest.raises(SystemExit, match="sampling diverged"):
+        m.denoised(a_run(None, data_noise=0.5), Gaussian(4.0), x)
 
 
 # 3. In two dimensions
@@ -736,6 +811,25 @@ def test_the_mixture_to_compare_with_resembles_the_images_and_comes_shuffled(run
     assert torch.bincount(labels[:100], minlength=10).min() > 0
 
 
+def test_scikit_learn_and_scipy_are_handed_float64(run, monkeypatch):
+    """In float32 a mixture's covariances lose their definiteness on some processors, and its samples with them."""
+    handed = []
+
+    class Mixture(m.GaussianMixture):
+        def fit(self, x):
+            handed.append(x.dtype)
+            return super().fit(x)
+
+    monkeypatch.setattr(m, "GaussianMixture", Mixture)
+    monkeypatch.setattr(m, "cross_val_score", lambda svm, x, y, cv: handed.append(x.dtype) or np.ones(2))
+    monkeypatch.setattr(m, "frechet_distance", lambda a, b: handed.extend((a.dtype, b.dtype)))
+    x = m.mixture_samples(run, 40)
+    assert x.dtype == torch.float32
+    m.two_sample_accuracy(run, x)
+    m.frechet_to_test(run, x)
+    assert handed == [np.float64] * 4
+
+
 # 6. Ablations
 
 
@@ -785,7 +879,7 @@ def test_a_resumed_training_ends_in_the_same_state_bit_for_bit(tmp_path, monkeyp
     assert (whole["step"], len(whole["history"]), len(whole["optimiser"]["state"])) == (7, 7, 4)
     assert set(whole["ranks"][0]) == {"chains", "at", "random"}  # the next random numbers too
     assert same(whole, resumed)
-    metrics = [json.loads((tmp_path / name / "metrics.json").read_text())["metrics"] for name in "ab"]
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))["metrics"] for name in "ab"]
     assert all(metrics[0][name] == metrics[1][name] for name in metrics[0] if not name.endswith("_seconds"))
 
 
@@ -876,7 +970,7 @@ def test_another_network_or_buffer_than_the_checkpoints_is_one_clear_line(flag, 
 
 def test_a_checkpoint_in_no_folder_fails_before_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr(m.Trainer, "update", None)
-    with pytest.raises(OSError, match="No such file"):  # the module's last lines turn it into "cannot go on: ..."
+    with pytest.raises(SystemExit, match="--checkpoint: cannot write to .*: No such file"):
         train_digits("--checkpoint", tmp_path / "nowhere" / "c.pt", "--out", tmp_path)
     assert not (tmp_path / "nowhere").exists()
 
@@ -886,7 +980,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one(checkpoint, tmp_pat
     path.write_bytes(checkpoint)
 
     def half(content, to):
-        Path(to).write_bytes(checkpoint[:100])
+        to.write(checkpoint[:100])
         assert path.read_bytes() == checkpoint  # whoever is killed here loses nothing
         raise OSError("the disk is full")
 
@@ -897,11 +991,66 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one(checkpoint, tmp_pat
     assert {entry.name for entry in tmp_path.iterdir()} == {"c.pt", "out"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")
+def test_a_full_disk_is_an_os_error_that_the_last_lines_of_the_module_know(checkpoint, tmp_path, monkeypatch):
+    """The mistake: torch.save to a path turns it into a RuntimeError."""
+    monkeypatch.setattr(m, "open", lambda path, mode: open("/dev/full", mode), raising=False)  # noqa: SIM115
+    with pytest.raises(OSError, match="No space left"):
+        train_digits("--checkpoint", tmp_path / "c.pt", "--out", tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_checkpoint_is_put_in_place_however_long_a_scanner_holds_the_old_one(tmp_path, monkeypatch):
+    replace_file, refused = Path.replace, []
+
+    def refuse_once(self, to):
+        if not refused:
+            refused.append(to)
+            raise PermissionError
+        return replace_file(self, to)
+
+    monkeypatch.setattr(Path, "replace", refuse_once)
+    m.save_checkpoint(fresh_trainer(autoencoder()), tmp_path / "c.pt")
+    assert refused == [tmp_path / "c.pt"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "changes", "said"),
+    [
+        (0, {}, ""),
+        (5, {}, "; --seed was 0; the training goes on with the random numbers of the old seed"),
+        (0, {"learning_rate": 0.002}, "; --learning-rate was 0.001"),
+        (0, {"n_updates": 3}, "; --n-updates was 2"),
+        (0, {"n_updates": 1}, "; --n-updates was 2"),
+    ],
+)
+def test_what_a_resumed_training_does_otherwise_is_said_in_one_line(seed, changes, said, checkpoint, tmp_path, capsys):
+    path, n = tmp_path / "c.pt", changes.get("n_updates", 2)
+    path.write_bytes(checkpoint)
+    run = m.Run(tiny(**({"n_updates": n, "resume": str(path)} | changes)), seed, "cpu", tmp_path, False)
+    run.section = "digits"
+    assert m.trained(run)[0].step == max(n, 2)
+    end = f"; --n-updates {n} leaves nothing to train" if n < 3 else ""
+    assert capsys.readouterr().out == f"  {path} goes on after update 2{said}{end}\n"
+
+
+@pytest.mark.parametrize(("section", "times"), [("conditional", 1), ("longrun", 0), ("digits", 0)])
+def test_a_section_that_trains_nothing_from_a_checkpoint_says_so_once(section, times, checkpoint, tmp_path, capsys):
+    (tmp_path / "c.pt").write_bytes(checkpoint)
+    run = a_run(tmp_path, resume=str(tmp_path / "c.pt"))
+    run.section = section
+    for _ in range(2):
+        m.images(run)
+    assert capsys.readouterr().out.count("serve the sections digits and longrun") == times
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
 def test_a_killed_run_always_leaves_a_checkpoint_to_go_on_from(tmp_path):
     path, step, rng = tmp_path / "c.pt", 0, random.Random(0)
     command = [sys.executable, "-I", m.__file__, "--smoke", "--section", "digits", "--width", "16", "--n-updates", "1000000"]
     command += ["--checkpoint", str(path), "--checkpoint-every", "1", "--out", str(tmp_path / "out")]
-    for kind in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+    for kind in (signal.SIGKILL, signal.SIGTERM):
         resume = ["--resume", str(path)] if step else []
         last = path.stat().st_mtime_ns if step else None
         with subprocess.Popen(command + resume, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -915,6 +1064,41 @@ def test_a_killed_run_always_leaves_a_checkpoint_to_go_on_from(tmp_path):
         saved = torch.load(path, weights_only=True)
         assert saved["step"] == len(saved["history"]) > step
         step = saved["step"]
+
+
+# 8. Scale: one process where there might be more
+
+
+@pytest.mark.parametrize("dist", [None, types.SimpleNamespace(is_available=lambda: False)], ids=["no import", "not built"])
+def test_a_torch_without_distributed_trains_and_keeps_checkpoints(dist, tmp_path, monkeypatch):
+    monkeypatch.setattr(m, "dist", dist)
+    file = str(tmp_path / "c.pt")
+    assert m.trained(a_run(tmp_path, n_updates=2, checkpoint=file))[0].step == 2
+    assert m.trained(a_run(tmp_path, n_updates=3, resume=file))[0].step == 3
+
+
+def test_the_module_loads_where_distributed_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.distributed", None)
+    spec = importlib.util.spec_from_file_location("without_distributed", m.__file__)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    assert module.dist is None
+    assert not module.joined()
+
+
+@pytest.mark.parametrize(("size", "said"), [("2", True), ("", False), ("1", False), ("x", True), (None, False)])
+def test_a_world_size_that_something_else_left_behind_joins_nobody(size, said, monkeypatch, capsys):
+    """The mistake: to take WORLD_SIZE alone for torchrun, and end in a traceback, --help included."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    sections = dict(m.SECTIONS)
+    with m.joined_ranks():
+        assert not m.joined()
+        assert sections == m.SECTIONS
+    assert ("it runs alone" in capsys.readouterr().out) == said
 
 
 # 8. Scale: two processes
@@ -961,13 +1145,16 @@ from pathlib import Path
 replace = Path.replace
 
 def noted(self, to):
-    with open(f"written-{os.environ['RANK']}", "a") as file:
+    with open(f"written-{os.environ['RANK']}", "a", encoding="utf-8") as file:
         print(to, file=file)
     return replace(self, to)
 
 Path.replace, sys.argv = noted, sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+no_torchrun = pytest.mark.skipif(sys.platform == "win32", reason="torch for Windows comes without what torchrun needs")
 
 
 def torchrun(folder, *command):
@@ -978,8 +1165,9 @@ def torchrun(folder, *command):
     )
 
 
+@no_torchrun
 def test_two_processes_make_the_steps_that_one_makes_on_the_joined_batch_and_resume_bit_for_bit(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
     process = torchrun(tmp_path, "worker.py", Path(__file__).parent, tmp_path)
     assert process.returncode == 0, process.stderr
     a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
@@ -999,18 +1187,20 @@ def test_two_processes_make_the_steps_that_one_makes_on_the_joined_batch_and_res
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+@no_torchrun
 def test_torchrun_trains_digits_and_prints_and_writes_once(tmp_path):
-    (tmp_path / "noted.py").write_text(NOTED)
+    (tmp_path / "noted.py").write_text(NOTED, encoding="utf-8")
     process = torchrun(tmp_path, "noted.py", m.__file__, "--smoke", "--out", "out", "--checkpoint", tmp_path / "c.pt")
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert list(record["section_seconds"]) == ["digits"]
-    first, second = ((tmp_path / f"written-{rank}").read_text().splitlines() for rank in (0, 1))
+    first, second = ((tmp_path / f"written-{rank}").read_text(encoding="utf-8").splitlines() for rank in (0, 1))
     assert {Path(name).parent for name in first} == {Path("out"), tmp_path}
     assert all(Path(name).is_absolute() and not Path(name).is_relative_to(tmp_path) for name in second)
     assert not any(Path(name).exists() for name in second)
-    names = [line.split()[0] for line in process.stdout.splitlines() if line.startswith("  ")]
+    head, *names = [line.split()[0] for line in process.stdout.splitlines() if line.startswith("  ")]
+    assert head == "measured"
     assert names == [name.removeprefix("digits/") for name in record["metrics"]]
 
     before = (tmp_path / "c.pt").read_bytes()

@@ -1,10 +1,6 @@
 """Bad input gets one clear line and a non-zero exit, never a traceback, a silent default or half a file."""
 
-import functools
-import signal
-import subprocess
 import sys
-import time
 from typing import get_args, get_type_hints
 
 import matplotlib.pyplot as plt
@@ -44,11 +40,13 @@ def complaint(module, args, capsys):
 def test_bad_flags(path, args, expected, tmp_path, monkeypatch, capsys):
     if args[0] == "--device" and (torch.cuda.is_available() or torch.backends.mps.is_available()):
         pytest.skip("the device is there")
+    if "/proc" in args[-1] and not sys.platform.startswith("linux"):
+        pytest.skip("only Linux has a folder that nobody can write to")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a-file").write_text("kept")
-    assert expected in complaint(load(path.name[:2]), args, capsys)
+    (tmp_path / "a-file").write_text("kept", encoding="utf-8")
+    assert expected in complaint(load(path.name[:2]), args, capsys).replace("\\", "/")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a-file"] or args[0] == "--device"
-    assert (tmp_path / "a-file").read_text() == "kept"
+    assert (tmp_path / "a-file").read_text(encoding="utf-8") == "kept"
 
 
 def test_bad_values_of_every_field(path, tmp_path, monkeypatch, capsys):
@@ -66,6 +64,7 @@ def test_bad_values_of_every_field(path, tmp_path, monkeypatch, capsys):
 def test_show_opens_every_figure(path, tmp_path, monkeypatch, capsys):
     module, shown = load(path.name[:2]), []
     monkeypatch.setattr(plt, "get_backend", lambda: "a window")
+    monkeypatch.setattr(plt, "switch_backend", lambda name: None)
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
     first = next(iter(module.SECTIONS))
     module.main(["--smoke", "--show", "--section", first, "--out", str(tmp_path)])
@@ -80,45 +79,3 @@ def test_help_names_every_section_in_ascii(path, capsys):
     assert stop.value.code == 0
     assert text.isascii()
     assert all(section.__doc__ in text for section in module.SECTIONS.values())
-
-
-def test_a_number_that_is_not_finite_ends_the_run(path, tmp_path):
-    module = load(path.name[:2])
-    run = module.Run(module.Config(), 0, "cpu", tmp_path, False)
-    for bad in (
-        {"value": float("nan")},
-        {"value": 1.0, "sem": float("inf")},
-        {"value": 1.0, "against": ("x", float("nan"))},
-    ):
-        with pytest.raises(SystemExit, match="diverged"):
-            run.metric("bad", **bad)
-
-
-def test_a_file_that_fails_half_way_leaves_the_old_one(path, tmp_path):
-    module = load(path.name[:2])
-    run = module.Run(module.Config(), 0, "cpu", tmp_path, False)
-    (tmp_path / "a.txt").write_text("old")
-
-    def fail_half_way():
-        with run.whole("a.txt") as partial:
-            partial.write_text("ne")
-            raise ZeroDivisionError
-
-    pytest.raises(ZeroDivisionError, fail_half_way)
-    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("a.txt", "old")]
-
-
-def test_ctrl_c_ends_a_run_with_one_line(path, tmp_path):
-    command = [sys.executable, "-I", str(path), "--out", str(tmp_path / "out")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
-    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed, **pipes) as process:
-        while not process.stdout.readline().startswith("["):  # the first section has begun
-            assert process.poll() is None
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode != 0
-    assert errors == "interrupted\n"
-    assert not (tmp_path / "out" / "metrics.json").exists()
-    assert list((tmp_path / "out").glob(".partial*")) == []

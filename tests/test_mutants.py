@@ -16,7 +16,7 @@ def test_every_old_text_stands_exactly_once_in_its_module(number):
 
 
 def test_every_test_that_is_named_exists():
-    for file, name in {mutant.node.split("::") for mutant in MUTANTS}:
+    for file, name in {tuple(mutant.node.split("::")) for mutant in MUTANTS}:
         assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8"), name
 
 

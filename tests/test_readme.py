@@ -4,7 +4,7 @@ import re
 
 from conftest import MODULES, ROOT
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_exactly_the_modules_that_exist_are_called_ready_or_draft():
@@ -21,7 +21,7 @@ def test_links_and_commands_name_files_that_exist():
 
 
 def test_the_gate_runs_the_test_command_of_the_readme():
-    gate = (ROOT / ".ci" / "run").read_text()
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for part in ("-m venv", "install", "-r tests/requirements.txt", "-m pytest"):
         assert part in gate
         assert part in README

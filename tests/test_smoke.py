@@ -1,11 +1,11 @@
-"""Every module runs alone on tiny settings, quietly and quickly, and leaves numbers and pictures behind."""
+"""Every module runs alone on tiny settings, quietly, and leaves numbers and pictures behind."""
 
 import functools
 import json
 import math
+import os
 import subprocess
 import sys
-import time
 
 import matplotlib.pyplot as plt
 import pytest
@@ -16,31 +16,32 @@ pytestmark = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """smoke(path) runs a module alone in an empty folder, once: (process, its output folder, seconds)."""
+    """smoke(path) runs a module alone in an empty folder, once: (process, its output folder).
+
+    The environment is as a notebook leaves it to what it starts: a plotting backend that is not installed here.
+    """
 
     @functools.cache
     def run(path):
         folder = tmp_path_factory.mktemp(path.stem)
         (folder / path.name).write_bytes(path.read_bytes())
-        start = time.perf_counter()
-        process = subprocess.run(
-            [sys.executable, "-I", path.name, "--smoke"], cwd=folder, capture_output=True, text=True, check=False
-        )
-        return process, folder / "outputs" / path.stem, time.perf_counter() - start
+        command = [sys.executable, "-I", "-W", "error", path.name, "--smoke"]
+        environment = os.environ | {"MPLBACKEND": "module://no_such_package.backend"}
+        process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
+        return process, folder / "outputs" / path.stem
 
     return run
 
 
 def read_metrics(folder):
-    return json.loads((folder / "metrics.json").read_text())
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def test_it_succeeds_without_a_warning_within_15_seconds(path, smoke):
-    process, _, seconds = smoke(path)
+def test_it_succeeds_without_a_warning(path, smoke):
+    process, _ = smoke(path)
     assert process.stderr == ""
     assert process.returncode == 0
     assert process.stdout.isascii()
-    assert seconds <= 15
 
 
 def test_metrics_json_holds_what_it_promises(path, smoke):
@@ -50,7 +51,9 @@ def test_metrics_json_holds_what_it_promises(path, smoke):
     assert list(record["section_seconds"]) == list(sections)
     assert record["seconds"] == pytest.approx(sum(record["section_seconds"].values()))
     for name, entry in record["metrics"].items():
-        assert name.split("/")[0] in sections
+        section, _, words = name.partition("/")
+        assert section in sections
+        assert 0 < len(words) <= 44
         assert "value" in entry
         assert set(entry) <= {"value", "sem", "against", "reference", "within", "ok"}
         assert all(math.isfinite(number) for key, number in entry.items() if key != "against")
@@ -74,22 +77,33 @@ def test_every_section_leaves_a_metric_and_a_figure_that_is_not_blank(path, smok
 
 
 def test_a_section_alone_gives_the_numbers_of_the_whole_run(path, smoke, tmp_path):
+    """The mistake: a section that trains draws from the stream of the next one, or depends on what ran before it."""
     module, whole = load(path.name[:2]), read_metrics(smoke(path)[1])["metrics"]
     alone = {}
     for section in reversed(module.SECTIONS):
         module.main(["--smoke", "--section", section, "--out", str(tmp_path)])
         alone |= read_metrics(tmp_path)["metrics"]
-    timed = ("_seconds", "_per_second")
+    timed = ("seconds", "per_second", "(s)", "(ms)")
     assert alone.keys() == whole.keys()
     for name in alone:
         assert name.endswith(timed) or alone[name] == whole[name], name
 
 
-def test_it_runs_as_cells_of_a_notebook(path, tmp_path, monkeypatch):
-    """A notebook has no __file__: the last cell runs nothing, and main(...) is called by hand."""
+@pytest.mark.parametrize("with_file", [False, True], ids=["jupyter", "vs code"])
+def test_it_runs_as_cells_of_a_notebook(path, with_file, tmp_path, monkeypatch):
+    """Cells define everything and run nothing, also where the editor sets __file__; main() leaves the notebook as it was.
+
+    The mistakes: reading the kernel's command line, and a backend or a number of threads that stays behind.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
     namespace = {"__name__": "__main__"}
-    exec(path.read_text(), namespace)
+    if with_file:
+        namespace["__file__"] = str(path)
+        monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    exec(path.read_text(encoding="utf-8"), namespace)
+    assert list(tmp_path.iterdir()) == []
+    assert namespace["parse_args"]()[0].section == "all"
     first = next(iter(namespace["SECTIONS"]))
     namespace["main"](["--smoke", "--section", first])
-    assert (tmp_path / "outputs" / "notebook" / "metrics.json").exists()
+    assert (tmp_path / "outputs" / (path.stem if with_file else "notebook") / "metrics.json").exists()

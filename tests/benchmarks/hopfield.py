@@ -2,9 +2,11 @@
 
 python tests/benchmarks/hopfield.py       N = 1000, 100 patterns, one thread, medians of interleaved repeats
 
-Learning is compared with a loop of outer products, recall of 100 patterns (20 % of their units flipped) with the plain
-asynchronous loop: pattern by pattern, unit by unit in a fixed order, until a sweep changes nothing. Both recalls must end in
-the same states, bit for bit. The floor is the one matrix product that any recall has to compute, the fields of all cues.
+What is asked is nearness to a floor that the same run measures, so that it holds on any processor. Learning: the one
+product XᵀX and one copy of it. Recall of 100 patterns (20 % of their units flipped): the fields of all cues, one
+product, and for each flip one row of W added to a field, which is memory traffic. The loops that textbooks write stand
+beside it, for information: a loop of outer products; the plain asynchronous loop, pattern by pattern, unit by unit in a
+fixed order, until a sweep changes nothing. All recalls must end in the same states, bit for bit.
 """
 
 import statistics
@@ -18,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import load
 
-LEARNING_FACTOR, RECALL_FACTOR = 50, 3  # what this file promises; it exits non-zero if either is missed
+LEARNING, RECALL = 1.5, 5  # times the floor, at most: what this file promises; it exits non-zero if either is missed
 
 
 def plain_learning(patterns):
@@ -40,8 +42,8 @@ def lean_learning(patterns):
 
 
 def plain_recall(W, cues):
-    """Asynchronous dynamics as textbooks write it, numpy: (N, N), (B, N) -> (B, N)."""
-    states = cues.copy()
+    """Asynchronous dynamics as textbooks write it, numpy: (N, N), (B, N) -> (B, N), and how many flips it takes."""
+    states, n_flips = cues.copy(), 0
     for s in states:
         changed = True
         while changed:
@@ -50,7 +52,8 @@ def plain_recall(W, cues):
                 if (W[i] @ s) * s[i] < 0:
                     s[i] = -s[i]
                     changed = True
-    return states
+                    n_flips += 1
+    return states, n_flips
 
 
 def unit_loop_recall(W, cues):
@@ -83,32 +86,37 @@ def main(n=1000, p=100, repeats=9):
     x = module.random_patterns(p, n)
     cues = module.flipped(x, 0.2)
     W = module.agreements(x)  # whole numbers: no rounding, so the comparison of the end states is exact
-    ends = module.recall(W, cues)
-    assert np.array_equal(ends.numpy(), plain_recall(W.numpy(), cues.numpy())), "recall differs from the plain loop"
+    ends, (plain, n_flips) = module.recall(W, cues), plain_recall(W.numpy(), cues.numpy())
+    assert np.array_equal(ends.numpy(), plain), "recall differs from the plain loop"
     assert torch.equal(ends, unit_loop_recall(W, cues)), "recall differs from the loop over units"
     np.testing.assert_allclose(module.hebb(x).numpy(), plain_learning(x.numpy()), atol=1e-5)
 
+    def recall_floor():
+        fields = cues @ W
+        for rows in torch.arange(n_flips).split(p):  # as many rows of W as there are flips, one for each pattern at a time
+            fields[: len(rows)] += W[rows % n]
+
     jobs = {
+        "learning, module 02": lambda: module.hebb(x),
+        "learning, floor: X'X, one copy": lambda: (x.T @ x).clone(),
+        "recall, module 02": lambda: module.recall(W, cues),
+        "recall, floor: fields, rows of flips": recall_floor,
+    }
+    peers = {
         "learning, loop of outer products": lambda: plain_learning(x.numpy()),
         "learning, lean loop, in place": lambda: lean_learning(x),
-        "learning, module 02": lambda: module.hebb(x),
-        "learning, floor: X'X alone": lambda: x.T @ x,
         "recall, plain loop": lambda: plain_recall(W.numpy(), cues.numpy()),
         "recall, loop over units, batched": lambda: unit_loop_recall(W, cues),
-        "recall, module 02": lambda: module.recall(W, cues),
-        "recall, floor: the fields once": lambda: cues @ W,
     }
-    times = seconds(jobs, repeats)
-    print(f"N = {n}, P = {p}, {repeats} repeats; recalled exactly {(ends == x).all(1).float().mean():.0%}")
+    times = seconds(jobs, repeats) | seconds(peers, 1)
+    print(f"N = {n}, P = {p}, {repeats} repeats; recalled exactly {(ends == x).all(1).float().mean():.0%}, {n_flips} flips")
     for name, value in times.items():
-        print(f"  {name:<36}{1000 * value:>10.2f} ms")
-    learning = times["learning, loop of outer products"] / times["learning, module 02"]
-    lean = times["learning, lean loop, in place"] / times["learning, module 02"]
-    recall = times["recall, plain loop"] / times["recall, module 02"]
-    batched = times["recall, loop over units, batched"] / times["recall, module 02"]
-    print(f"learning {learning:.0f}x (promised {LEARNING_FACTOR}x); against the lean loop {lean:.0f}x")
-    print(f"recall {recall:.1f}x (promised {RECALL_FACTOR}x); against the batched loop over units {batched:.1f}x")
-    return 0 if learning >= LEARNING_FACTOR and recall >= RECALL_FACTOR else 1
+        ours = times[f"{name.split(',')[0]}, module 02"]
+        print(f"  {name:<38}{1000 * value:>10.2f} ms{value / ours:>8.2f} times module 02")
+    learning = times["learning, module 02"] / times["learning, floor: X'X, one copy"]
+    recall = times["recall, module 02"] / times["recall, floor: fields, rows of flips"]
+    print(f"times the floor: learning {learning:.2f} (at most {LEARNING}), recall {recall:.2f} (at most {RECALL})")
+    return 0 if learning <= LEARNING and recall <= RECALL else 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Langevin steps of module 06 beside a plain autograd loop and the bare floor: python tests/benchmarks/langevin.py
 
 10,000 chains, float32, one thread, the three interleaved in one process. Each round gives a ratio, and their median
-counts: what slows the machine for a while slows all three. Milliseconds are the least of all rounds. `plain` is the usual
-textbook loop: energy.sum(), autograd, a new tensor at each step. The floor is one forward and one backward pass of the
-same energy by autograd on all chains at once, without a step. Ours takes the network's chains 500 at a time, which keeps
-activations in the cache and is about half of its lead: the floor binds no sampler that does the same.
+counts: what slows the machine for a while slows all three. Milliseconds are the least of all rounds. The floor is what a
+step cannot do without, in bare tensor operations on the same parts of the chains: the matrix products, the exponentials of
+the softmax or of SiLU and its slope, the noise, and the move. Nearness to it is asked for: measured in the same run, it
+means the same on every processor. `plain` is the usual textbook loop: energy.sum(), autograd, a new tensor at each step.
+How far it lies behind depends on the processor, and is only printed.
 """
 
 import os
@@ -20,12 +21,14 @@ import numpy as np
 import torch
 from conftest import load
 from torch import nn
+from torch.nn.functional import silu
 
 CHAINS, STEP, ROUNDS, CHUNK = 10_000, 1e-3, 40, 500
-REQUIRED = {"2-D mixture": 5.0, "MLP 2-128-128-128-1": 1.3}
+ALLOWED = {"2-D mixture": 1.5, "MLP 2-128-128-128-1": 1.5}  # times the floor
 
 
 def plain_gradient(energy, x):
+    """x as a leaf, and ∇E(x) by autograd."""
     x = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(energy(x).sum(), x)
     return x, gradient
@@ -50,8 +53,13 @@ def mixture_case(module):
         score = module.mixture_score(columns, data.centres, data.s)
         columns.add_(score, alpha=0.5 * STEP).add_(noise.normal_(), alpha=STEP**0.5)
 
+    def floor():
+        noise.normal_()
+        score = data.centres.T @ (data.centres @ columns).softmax(0)
+        columns.add_(score, alpha=0.0).add_(noise, alpha=0.0)  # the cost of a move, and no move
+
     torch.testing.assert_close(-plain_gradient(energy, x)[1], data.score(x), rtol=1e-3, atol=1e-2)
-    return ours, lambda: plain_step(energy, x), lambda: plain_gradient(energy, x)
+    return ours, lambda: plain_step(energy, x), floor
 
 
 def network_case(module):
@@ -75,8 +83,23 @@ def network_case(module):
             _, gradient = networks.passes(part[None])
             part.add_(gradient[0], alpha=-0.5 * STEP).add_(xi, alpha=STEP**0.5)
 
+    weights, slope_of_silu = [w[0] for w in networks.weights], torch.ops.aten.silu_backward
+
+    def floor():
+        noise.normal_()
+        for part, xi in zip(chains.split(CHUNK), noise.split(CHUNK), strict=True):
+            h, before = part, []
+            for w in weights[:-1]:
+                before.append(h @ w)
+                h = silu(before[-1])
+            h @ weights[-1]
+            g = weights[-1].T.expand_as(h)
+            for w, z in zip(weights[-2::-1], before[::-1], strict=True):
+                g = slope_of_silu(g, z) @ w.T
+            part.add_(g, alpha=0.0).add_(xi, alpha=0.0)
+
     torch.testing.assert_close(plain_gradient(energy, x)[1], networks.passes(x[None])[1][0], rtol=1e-3, atol=1e-4)
-    return ours, lambda: plain_step(energy, x), lambda: plain_gradient(energy, x)
+    return ours, lambda: plain_step(energy, x), floor
 
 
 def timings(functions):
@@ -95,13 +118,14 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     module, missed = load("06"), []
-    print(f"{CHAINS} chains, ms a step    module 06   plain loop   forward + backward   plain / ours (required)")
-    for (name, required), case in zip(REQUIRED.items(), (mixture_case, network_case), strict=True):
+    print(f"{CHAINS} chains, ms a step    module 06   plain loop   floor   ours / floor (allowed)   plain / ours")
+    for (name, allowed), case in zip(ALLOWED.items(), (mixture_case, network_case), strict=True):
         seconds = timings(case(module))
-        ratio, (ours, plain, floor) = np.median(seconds[:, 1] / seconds[:, 0]), 1e3 * seconds.min(0)
-        print(f"{name:<28}{ours:>9.2f}{plain:>13.2f}{floor:>21.2f}{ratio:>15.2f} ({required})")
-        missed += [name] if ratio < required else []
-    sys.exit(f"below the required ratio: {', '.join(missed)}" if missed else None)
+        over_floor, behind = np.median(seconds[:, :2] / seconds[:, [2, 0]], axis=0)
+        ours, plain, floor = 1e3 * seconds.min(0)
+        print(f"{name:<28}{ours:>9.2f}{plain:>13.2f}{floor:>8.2f}{over_floor:>13.2f} ({allowed}){behind:>20.2f}")
+        missed += [name] if over_floor > allowed else []
+    sys.exit(f"too far from the floor: {', '.join(missed)}" if missed else None)
 
 
 if __name__ == "__main__":
