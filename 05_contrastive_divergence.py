@@ -1284,7 +1284,7 @@ def section_convergence(run):
         for sweeps in budgets(run.config):
             row = mean_and_sem(nats[name, sweeps])
             run.metric(f"{name}, {sweeps:,} sweeps: likelihood (nats)", *row, against=("best: -ln 30", best))
-        run.metric(f"{name}, {sweeps:,} sweeps (seconds)", seconds[name, sweeps])
+        run.metric(f"{name}, {sweeps:,} sweeps: training (s)", seconds[name, sweeps])
     at_an_end = sum(result.rate in (RATES[0], RATES[-1]) for result in results.values())
     run.metric("learning rates chosen at an end of the grid", at_an_end, against=("none", 0))
     run.figure(draw_curves(nats, seconds, best), "curves")

@@ -1003,7 +1003,7 @@ def test_section_convergence_shows_every_training_beside_the_best_possible(monke
         value, _, (_, reference), within = run.metrics[f"{name}, {sweeps:,} sweeps: likelihood (nats)"]
         assert value == pytest.approx(m.exact_log_likelihood(result.rbm, x).mean().item())
         assert (reference, within) == (pytest.approx(-math.log(30)), None)
-    assert run.metrics["PCD, 216 sweeps (seconds)"].value == pytest.approx(3)
+    assert run.metrics["PCD, 216 sweeps: training (s)"].value == pytest.approx(3)
     assert (
         run.metrics["learning rates chosen at an end of the grid"].value == 4
     )  # tempering's, planted 0.01, at four budgets
