@@ -1125,7 +1125,7 @@ def draw_learning(found, best):
     axes[0].set(title=f"Chains lag by up to {rows['lag'][0].max():.1f} nats", ylabel="energy above the model's (nats)")
     axes[1].set(title=f"Rate {rates[-1]:g} {'un-learns' if change < 0 else 'gains'} {abs(change):.1f} nats")
     axes[1].set_ylabel("log likelihood (nats a pattern)")
-    frozen = f"{times:.0f} times as many as frozen" if times < 1e6 else "none when frozen"
+    frozen = f"{times:.0f} times the frozen" if times < 1e6 else "none when frozen"
     axes[2].set(title=f"Switches: {frozen}", ylabel="mode switches in 1,000 sweeps")
     for ax in axes:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)

@@ -828,7 +828,7 @@ def test_draw_learning_shows_lag_likelihood_and_switches():
     assert nats["at the end"] == [-5, -6]
     assert nats["before"] == [-4, -4]
     assert switches == {"while it learns": [6, 12], "the end machine, frozen": [2, 2]}
-    assert [ax.get_title() for ax in fig.axes][1:] == ["Rate 0.3 un-learns 2.0 nats", "Switches: 6 times as many as frozen"]
+    assert [ax.get_title() for ax in fig.axes][1:] == ["Rate 0.3 un-learns 2.0 nats", "Switches: 6 times the frozen"]
     plt.close(fig)
 
 
