@@ -128,7 +128,7 @@ def coin_buffer(p):
 
 # Copied from 04_restricted_boltzmann_machines.py: bernoulli
 def bernoulli(p, out=None, buffer=None):
-    """Units that are 1 with probability p, to within 2^-16, in the shape of p.
+    """Units that are 1 with probability p, to within 2^-16 (at 0 and 1 exactly), in the shape of p.
 
     Much of an RBM's training time goes into random numbers: here one 64-bit draw serves four units, instead of a float for
     each; a loop also hands in `out` and a `buffer` = coin_buffer(p) to be used again.
@@ -137,7 +137,7 @@ def bernoulli(p, out=None, buffer=None):
     words, coins = coin_buffer(p) if buffer is None else buffer
     words.random_(-(2**63), None)
     out.copy_(coins)  # whole numbers from -2^15 to 2^15 - 1
-    return torch.add(p, out, alpha=2**-16, out=out).round_()  # is p + u > 1/2, u uniform on [-1/2, 1/2)?
+    return torch.add(p, out, alpha=2**-16 - 2**-36, out=out).round_()  # is p + u > 1/2, u uniform within (-1/2, 1/2)?
 
 
 # Copied from 04_restricted_boltzmann_machines.py: gibbs
@@ -157,7 +157,8 @@ def all_states(n):
 # Copied from 04_restricted_boltzmann_machines.py: product_probabilities
 def product_probabilities(p, states):
     """Probability of each state (S, n) under each row of independent units p (A, n), (A, S)."""
-    return (p.log() @ states.T + (1 - p).log() @ (1 - states).T).exp()
+    log_p, log_q = (log.clamp(min=-1e4) for log in (p.log(), (-p).log1p()))  # at p = 0 or 1: 0 * inf would be nan
+    return (log_p @ states.T + log_q @ (1 - states).T).exp()
 
 
 # Copied from 04_restricted_boltzmann_machines.py: log_odds
@@ -194,6 +195,7 @@ def exact_log_z(rbm):
     return (-rbm.upside_down.free_energy(hidden_states(rbm)[0])).logsumexp(1)
 
 
+# Differs from 04_restricted_boltzmann_machines.py: exact_log_likelihood - S machines side by side
 def exact_log_likelihood(rbm, x):
     """Mean log likelihood (S,) of patterns x (N, d), in nats a pattern."""
     return -rbm.free_energy(x.expand(len(rbm.W), -1, -1)).mean(1) - exact_log_z(rbm)
@@ -618,6 +620,7 @@ def budgets(config):
     return [max(config.n_sweeps // 3**power, 1) for power in (3, 2, 1, 0)]
 
 
+# Copied from 04_restricted_boltzmann_machines.py: own_random_stream
 def own_random_stream(train):
     """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
 
@@ -698,7 +701,7 @@ def binary_digits(device):
     return [torch.tensor(part, dtype=torch.float32, device=device) for part in (x_train, x_valid, x_test)]
 
 
-class Scored(NamedTuple):
+class DigitsScore(NamedTuple):
     """A method's rate on the digits, its machines' test log likelihood (S,), and AIS's effective share (S,)."""
 
     rate: float
@@ -714,7 +717,7 @@ class Scored(NamedTuple):
 @functools.cache
 @own_random_stream
 def trained_on_digits(run):
-    """{(method, updates): Scored} on digits, at equal sweeps and at equal updates: rates chosen on the validation images,
+    """{(method, updates): DigitsScore} on digits, at equal sweeps and at equal updates: rates chosen on the validation images,
     scores on the test images."""
     config, (x_train, x_valid, x_test) = run.config, binary_digits(run.device)
     torch.manual_seed(run.seed)
@@ -727,12 +730,12 @@ def trained_on_digits(run):
             lambda rbm: trusted(*log_likelihood_by_ais(rbm, base_b, x_valid, *few)), DIGITS_RATES,
         )  # fmt: skip
         scores = log_likelihood_by_ais(result.rbm, base_b, x_test, config.n_ais_chains, config.n_ais_temps)
-        results[name, n_updates] = Scored(result.rate, *(values.cpu() for values in scores))
+        results[name, n_updates] = DigitsScore(result.rate, *(values.cpu() for values in scores))
     return results
 
 
 def digits_compared(results, n_sweeps):
-    """Two times {method: test nats (S,)}, at equal sweeps and at equal updates, of the {(method, updates): Scored} that AIS
+    """Two times {method: test nats (S,)}, at equal sweeps and at equal updates, of the {(method, updates): DigitsScore} that AIS
     can be trusted with."""
     sweeps = {name: results[name, updates_for(METHODS[name], n_sweeps)] for name in METHODS}
     updates = {name: results[name, n_sweeps] for name in METHODS}
@@ -821,7 +824,7 @@ def record_bars(run, results, nats, best):
 
 
 def record_digits(run, results, chance):
-    """The metrics of {(method, updates): Scored}, beside independent pixels."""
+    """The metrics of {(method, updates): DigitsScore}, beside independent pixels."""
     for (name, n_updates), scored in results.items():
         title = f"digits, {name}, {n_updates:,} updates"
         run.metric(f"{title}: AIS share", scored.share.min(), against=("refused below", 0.1))
@@ -834,7 +837,7 @@ def record_digits(run, results, chance):
         run.say("with ten AIS chains or fewer that share cannot fall below 0.1: nothing is refused; raise --n-ais-chains")
 
 
-def record_ais(run, x_train):
+def record_ais_check(run, x_train):
     """The metric of `check_ais`, on a machine small enough."""
     config = run.config
     n_hidden = min(14, config.digits_hidden)
@@ -851,7 +854,7 @@ def section_methods(run):
     nats = {name: exact_log_likelihood(result.rbm, x).cpu() for name, result in results.items()}
     record_bars(run, results, nats, best)
     record_digits(run, trained_on_digits(run), exact_independent_log_likelihood(x_train, x_test))
-    record_ais(run, x_train)
+    record_ais_check(run, x_train)
     equal_sweeps, equal_updates = digits_compared(trained_on_digits(run), config.digits_sweeps)
     ranked = sorted(nats, key=lambda name: nats[name].mean())
     drawn = [draw_exactly(name, results[name].rbm, x) for name in (ranked[0], ranked[-1])]

@@ -173,7 +173,7 @@ def images(run):
     return x, x_test, *(torch.as_tensor(part, dtype=torch.int64, device=run.device) for part in (y, y_test))
 
 
-# Copied from 05_contrastive_divergence.py: own_random_stream
+# Copied from 04_restricted_boltzmann_machines.py: own_random_stream
 def own_random_stream(train):
     """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
 
