@@ -701,7 +701,7 @@ def binary_digits(device):
     return [torch.tensor(part, dtype=torch.float32, device=device) for part in (x_train, x_valid, x_test)]
 
 
-class DigitsScore(NamedTuple):
+class OnDigits(NamedTuple):
     """A method's rate on the digits, its machines' test log likelihood (S,), and AIS's effective share (S,)."""
 
     rate: float
@@ -717,7 +717,7 @@ class DigitsScore(NamedTuple):
 @functools.cache
 @own_random_stream
 def trained_on_digits(run):
-    """{(method, updates): DigitsScore} on digits, at equal sweeps and at equal updates: rates chosen on the validation images,
+    """{(method, updates): OnDigits} on digits, at equal sweeps and at equal updates: rates chosen on the validation images,
     scores on the test images."""
     config, (x_train, x_valid, x_test) = run.config, binary_digits(run.device)
     torch.manual_seed(run.seed)
@@ -730,13 +730,13 @@ def trained_on_digits(run):
             lambda rbm: trusted(*log_likelihood_by_ais(rbm, base_b, x_valid, *few)), DIGITS_RATES,
         )  # fmt: skip
         scores = log_likelihood_by_ais(result.rbm, base_b, x_test, config.n_ais_chains, config.n_ais_temps)
-        results[name, n_updates] = DigitsScore(result.rate, *(values.cpu() for values in scores))
+        results[name, n_updates] = OnDigits(result.rate, *(values.cpu() for values in scores))
     return results
 
 
 def digits_compared(results, n_sweeps):
-    """Two times {method: test nats (S,)}, at equal sweeps and at equal updates, of the {(method, updates): DigitsScore} that AIS
-    can be trusted with."""
+    """Two times {method: test nats (S,)}, at equal sweeps and at equal updates, of the {(method, updates): OnDigits} that
+    AIS can be trusted with."""
     sweeps = {name: results[name, updates_for(METHODS[name], n_sweeps)] for name in METHODS}
     updates = {name: results[name, n_sweeps] for name in METHODS}
     return [{name: scored.nats for name, scored in half.items() if scored.is_trusted} for half in (sweeps, updates)]
@@ -824,7 +824,7 @@ def record_bars(run, results, nats, best):
 
 
 def record_digits(run, results, chance):
-    """The metrics of {(method, updates): DigitsScore}, beside independent pixels."""
+    """The metrics of {(method, updates): OnDigits}, beside independent pixels."""
     for (name, n_updates), scored in results.items():
         title = f"digits, {name}, {n_updates:,} updates"
         run.metric(f"{title}: AIS share", scored.share.min(), against=("refused below", 0.1))

@@ -487,8 +487,8 @@ def test_what_rests_on_few_chains_is_not_trusted():
     nats = m.trusted(torch.tensor([-1.0, -2.0]), torch.tensor([0.09, 0.11]))
     assert nats[0].isnan()
     assert nats[1] == -2
-    assert m.DigitsScore(0.1, nats, torch.tensor([0.5, 0.11])).is_trusted
-    assert not m.DigitsScore(0.1, nats, torch.tensor([0.5, 0.09])).is_trusted
+    assert m.OnDigits(0.1, nats, torch.tensor([0.5, 0.11])).is_trusted
+    assert not m.OnDigits(0.1, nats, torch.tensor([0.5, 0.09])).is_trusted
 
 
 def test_digits_are_binary_and_split_three_ways():
@@ -534,10 +534,8 @@ def test_digits_are_tuned_on_validation_and_scored_on_test_images(monkeypatch):
 
 
 def test_digits_meet_at_equal_sweeps_and_at_equal_updates():
-    results = {
-        (name, n): m.DigitsScore(0.1, torch.tensor([float(n)]), torch.ones(1)) for name in m.METHODS for n in (4, 8, 40)
-    }
-    results["PCD", 40] = m.DigitsScore(0.1, torch.zeros(1), torch.tensor([0.01]))
+    results = {(name, n): m.OnDigits(0.1, torch.tensor([float(n)]), torch.ones(1)) for name in m.METHODS for n in (4, 8, 40)}
+    results["PCD", 40] = m.OnDigits(0.1, torch.zeros(1), torch.tensor([0.01]))
     sweeps, updates = m.digits_compared(results, 40)
     assert {name: nats.item() for name, nats in sweeps.items()} == {"CD-1": 40, "CD-10": 4, "fast PCD": 40, "tempering": 8}
     assert set(updates) == {"CD-1", "CD-10", "fast PCD", "tempering"}
@@ -860,7 +858,7 @@ def test_draw_curves_has_sweeps_left_and_seconds_right():
 
 def test_a_method_that_ais_cannot_judge_is_named_and_has_no_number():
     run = Notes()
-    m.record_digits(run, {("PCD", 20): m.DigitsScore(0.1, torch.zeros(2), torch.tensor([0.9, 0.05]))}, -24.0)
+    m.record_digits(run, {("PCD", 20): m.OnDigits(0.1, torch.zeros(2), torch.tensor([0.9, 0.05]))}, -24.0)
     assert set(run.metrics) == {"digits, PCD, 20 updates: AIS share"}
     assert run.metrics["digits, PCD, 20 updates: AIS share"].value == pytest.approx(0.05)
     assert "--n-ais-temps" in run.said[0]
@@ -912,7 +910,7 @@ def planted_bars(run):
 
 def planted_scores(run):
     jobs = [(name, n) for name in m.METHODS for n in {m.updates_for(m.METHODS[name], 20), 20}]
-    return {(name, n): m.DigitsScore(0.3, torch.tensor([-n - 1.0, -n + 1.0]), torch.tensor([0.5, 0.4])) for name, n in jobs}
+    return {(name, n): m.OnDigits(0.3, torch.tensor([-n - 1.0, -n + 1.0]), torch.tensor([0.5, 0.4])) for name, n in jobs}
 
 
 def test_section_methods_compares_with_the_best_possible_the_baseline_and_the_exact_log_z(monkeypatch):
