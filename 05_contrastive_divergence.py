@@ -932,9 +932,7 @@ def section_misleading(run):
     ]
     run.figure(draw_watched(watched, theory_best_log_likelihood(x), titles), "reconstruction")
     ending = "who watches it is misled" if improves and falls else "in this run nobody is misled"
-    run.say(
-        f"after update {watched.marks[watched.peak]:,} the reconstruction error changes by {changes[1].mean():.2g} pixels"
-    )
+    run.say(f"after update {watched.marks[watched.peak]:,} the error changes by {changes[1].mean():.2g} pixels a pattern")
     run.say(f"and the likelihood by {changes[0].mean():.2f} nats: {ending}")
 
 
@@ -1275,11 +1273,8 @@ def draw_table(choices):
 
 def section_convergence(run):
     """What to choose depends on the budget: likelihood against sweeps and against seconds, and a table made from them."""
-    x, results, best = (
-        bars_and_stripes().to(run.device),
-        trained_on_bars(run),
-        theory_best_log_likelihood(bars_and_stripes()),
-    )
+    x, results = bars_and_stripes().to(run.device), trained_on_bars(run)
+    best = theory_best_log_likelihood(x)
     nats = {key: exact_log_likelihood(result.rbm, x).cpu() for key, result in results.items()}
     seconds = {key: result.seconds for key, result in results.items()}
     digits, _ = digits_compared(trained_on_digits(run), run.config.digits_sweeps)
