@@ -715,7 +715,6 @@ def test_pair_moments_of_the_model_equal_enumeration():
 def test_steps_start_at_noise_and_end_in_the_exact_equilibrium(planted, monkeypatch):
     x_train, x_test, *_ = planted
     seen = []
-    monkeypatch.setattr(m, "STEPS", (1, 3, 10))
     monkeypatch.setattr(m, "train_rbm", lambda rbm, x, config, **settings: seen.append((config.n_updates, settings)) or rbm)
     by_cd = m.train_by_cd
     rates = []
@@ -724,15 +723,15 @@ def test_steps_start_at_noise_and_end_in_the_exact_equilibrium(planted, monkeypa
     )
     sweeps, gibbs = [], m.gibbs
     monkeypatch.setattr(m, "gibbs", lambda rbm, v, n: (len(v) == 20_000 and sweeps.append(n)) or gibbs(rbm, v, n))
-    found = m.follow_samples(x_train, x_test, tiny(n_updates=40, learning_rate=0.2), n_chains=20_000, k=3)
+    found = m.follow_samples(x_train, x_test, tiny(n_updates=40, learning_rate=0.2, n_gibbs=6), n_chains=20_000, k=3)
     assert sweeps == [1, 2, 7] * 6
     assert list(found) == ["CD-3 from noise", "CD-3", "PCD-1"]
     assert seen == [(5, {"persistent": False, "k": 3})] * 2 + [(5, {})] * 2
     np.testing.assert_allclose(rates[0][0], 0.2 * (1 - np.arange(5) / 5))
     assert rates[0][1:] == (3, m.noise_like)
     steps = found["PCD-1"]  # untrained: independent pixels, whose chains are in equilibrium at once
-    assert steps.errors.shape == (2, len(m.STEPS))
-    np.testing.assert_allclose(steps.errors, steps.equilibrium[:, None] * np.ones(len(m.STEPS)), atol=0.01)
+    assert (steps.errors.shape, steps.sweeps) == ((2, 3), [1, 3, 10])
+    np.testing.assert_allclose(steps.errors, steps.equilibrium[:, None] * np.ones(3), atol=0.01)
     assert steps.equilibrium[0] > 0.1  # the training images' pixels, judged on test images
 
 
@@ -743,7 +742,8 @@ def test_noise_is_fair_coins():
 def test_section_steps_reads_the_right_columns(planted, monkeypatch):
     run, (x_train, x_test, *_) = StubRun(), planted
     errors = np.array([[9.0, 8, 0.5, 7, 6, 0.4, 4]] * 2)
-    found = {name: m.Steps(errors, np.array([3.0, 3.0])) for name in ("CD-10 from noise", "CD-10", "PCD-1")}
+    sweeps = [1, 3, 10, 30, 100, 300, 1000]
+    found = {name: m.Steps(sweeps, errors, np.array([3.0, 3.0])) for name in ("CD-10 from noise", "CD-10", "PCD-1")}
     monkeypatch.setattr(
         m, "follow_samples", lambda a, b, config, k: found if (a is x_train and b is x_test and k == 10) else 0
     )
@@ -1164,7 +1164,8 @@ def test_section_dbn_weighs_depth_against_width(planted, monkeypatch):
     assert run.metrics["gain in the bound (nats)"][0] == 0.5
     assert run.metrics["exact gain of a second layer (nats)"][:3] == (1.0, 0, ("its parameters", 4 * 9 + 9 + 4))
     assert run.metrics["exact gain of two more units (nats)"][:3] == (1.5, 0, ("their parameters", 2 * 10))
-    assert "width" in run.sentences[0]
+    assert "+0.50" in run.sentences[0]
+    assert run.sentences[0].endswith("better")
 
 
 def test_a_short_budget_and_a_high_rate_are_said(monkeypatch, capsys):

@@ -1,7 +1,9 @@
 """Images per second of module 04's training step beside scikit-learn's BernoulliRBM: python tests/benchmarks/rbm.py
 
 Both do persistent contrastive divergence, batch 100, float32, one thread, interleaved in one process; medians of 7
-rounds. The floor is the time of the three matrix products that a step cannot do without.
+rounds. Asked for is nearness to the floor that the same run measures, what a step cannot do without: its three matrix
+products, the random numbers of its units, their logistic functions, and the copies of the data. The ratio to
+scikit-learn, which is another one on every processor, is only printed.
 """
 
 import os
@@ -19,7 +21,7 @@ from conftest import load
 from sklearn.neural_network import BernoulliRBM
 
 ROUNDS, BATCH = 7, 100
-REQUIRED = {(64, 16): 1.8, (64, 128): 2.1, (64, 500): 2.7, (784, 500): 1.7}
+AT_MOST = {(64, 16): 1.8, (64, 128): 1.5, (64, 500): 1.4, (784, 500): 1.2}  # times the floor
 
 
 def images_per_second(function, n_images):
@@ -29,13 +31,15 @@ def images_per_second(function, n_images):
 
 
 def compare(d, n_hidden, seconds=0.4):
-    """Median images per second of (module 04, scikit-learn, the matrix products alone)."""
+    """Median images per second of (module 04, scikit-learn, the floor)."""
     module = load("04")
     x = (torch.rand(1500, d) < 0.3).float()
     batches = x.split(BATCH)
     rbm = module.fresh_rbm(x, n_hidden)
     trainer = module.ContrastiveDivergence(rbm, BATCH)
-    h, v, p, out, outer = trainer.h, trainer.v, trainer.p, torch.empty(BATCH, d), torch.empty(d, n_hidden)
+    h, v, p = (torch.rand_like(x) for x in (trainer.h, trainer.v, trainer.p))
+    v_model, p_model, out, outer = v[BATCH:], p[BATCH:], torch.empty(BATCH, d), torch.empty(d, n_hidden)
+    coins_v, coins_h = module.coin_buffer(v_model), module.coin_buffer(h)
 
     def ours(epochs):
         for _ in range(epochs):
@@ -45,13 +49,19 @@ def compare(d, n_hidden, seconds=0.4):
     def sklearns(epochs):
         BernoulliRBM(n_hidden, learning_rate=0.01, batch_size=BATCH, n_iter=epochs, random_state=0).fit(x.numpy())
 
-    def products(epochs):
-        for _ in range(epochs * len(batches)):
-            torch.mm(h, rbm.W.T, out=out)
-            torch.mm(v, rbm.W, out=p)
-            torch.mm(v.T, p, out=outer)
+    def floor(epochs):
+        for _ in range(epochs):
+            for batch in batches:
+                v[:BATCH].copy_(batch)
+                torch.mm(h, rbm.W.T, out=out).sigmoid_()
+                torch.mm(v, rbm.W, out=p).sigmoid_()
+                torch.mm(v.T, p, out=outer)
+                for units, (words, coins) in ((v_model, coins_v), (p_model, coins_h)):
+                    words.random_(-(2**63), None)
+                    units.copy_(coins)
+                v_model.fill_(0.5)
 
-    functions = (ours, sklearns, products)
+    functions = (ours, sklearns, floor)
     epochs = [max(int(seconds * images_per_second(lambda f=f: f(2), 2 * len(x)) / len(x)), 1) for f in functions]
     rounds = [
         [images_per_second(lambda f=f, n=n: f(n), n * len(x)) for f, n in zip(functions, epochs, strict=True)]
@@ -63,15 +73,14 @@ def compare(d, n_hidden, seconds=0.4):
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print("images/s     module 04   scikit-learn   ratio (required)   products alone   time / time of products")
+    print("images/s     module 04   scikit-learn   ratio        floor   time / time of the floor (at most)")
     missed = []
-    for (d, n_hidden), required in REQUIRED.items():
+    for (d, n_hidden), most in AT_MOST.items():
         ours, sklearns, floor = compare(d, n_hidden)
-        ratio = ours / sklearns
-        row = f"{d}x{n_hidden:<9}{ours:>9,.0f}{sklearns:>15,.0f}{ratio:>8.2f} ({required})"
-        print(f"{row}{floor:>21,.0f}{floor / ours:>16.2f}")
-        missed += [f"{d}x{n_hidden}"] if ratio < required else []
-    sys.exit(f"below the required ratio: {', '.join(missed)}" if missed else None)
+        row = f"{d}x{n_hidden:<9}{ours:>9,.0f}{sklearns:>15,.0f}{ours / sklearns:>8.2f}{floor:>13,.0f}"
+        print(f"{row}{floor / ours:>14.2f} ({most})")
+        missed += [f"{d}x{n_hidden}"] if floor / ours > most else []
+    sys.exit(f"too far from the floor: {', '.join(missed)}" if missed else None)
 
 
 if __name__ == "__main__":
