@@ -421,4 +421,46 @@ MUTANTS = [
         "digits cut at a quarter",
         "test_digits_are_cut_at_half_and_mnist_is_sampled",
     ),
+    (
+        "velocity.mul_(momentum).sub_(gradient, alpha=learning_rate * (1 - update / n_updates))",
+        "velocity.mul_(momentum).sub_(gradient, alpha=learning_rate)",
+        "the classifier's rate does not fall",
+        "test_discriminative_steps_have_momentum_and_a_falling_rate",
+    ),
+    (
+        'alpha=learning_rate * (1 - update / n_updates))\n    must_be_finite("Gaussian',
+        'alpha=learning_rate)\n    must_be_finite("Gaussian',
+        "the Gaussian RBM's rate does not fall",
+        "test_adam_by_hand_takes_falling_steps_of_its_rate",
+    ),
+    (
+        "        if sweep >= n_skipped:\n            total += p",
+        "        if sweep < n_skipped:\n            total += p",
+        "completions averaged over the burn-in",
+        "test_completions_average_the_last_three_quarters",
+    ),
+    (
+        "train_size=n_labels * len(np.unique(y_train)), random_state=seed)",
+        "train_size=n_labels * 2 * len(np.unique(y_train)), random_state=seed)",
+        "twice the labels that are said",
+        "test_so_many_labels_of_each_class_are_used",
+    ),
+    (
+        'published = run.config.dataset == "mnist" and n_hidden == 500',
+        'published = run.config.dataset == "mnist"',
+        "a published value beside machines of another size",
+        "test_the_published_value_stands_beside_its_own_machine_only",
+    ),
+    (
+        'best = steps.sweeps[int(found[f"CD-{k} from noise"].errors.mean(0).argmin())]',
+        "best = k",
+        "a title that claims what was not found",
+        "test_section_steps_reads_the_right_columns",
+    ),
+    (
+        '    gain = ends["PCD-1"] - ends["PCD-1, constant rate"]',
+        '    gain = ends["PCD-1, constant rate"] - ends["PCD-1"]',
+        "a title with its sign flipped",
+        "test_section_training_compares_with_independent_pixels",
+    ),
 ]

@@ -379,6 +379,7 @@ class StubRun:
         small = {"n_hidden": 6, "n_small": 4, "n_updates": 20, "n_seeds": 2, "n_ais_chains": 20, "n_ais_temps": 20}
         self.config = m.replace(m.Config(), **(small | {"n_gibbs": 5, "batch_size": 10, "n_patches": 400} | settings))
         self.seed, self.device, self.metrics, self.sentences = seed, torch.device("cpu"), {}, []
+        self.titles = ""
 
     def metric(self, name, value, sem=None, against=None, within=None):
         assert len(name) <= 44, name
@@ -389,6 +390,7 @@ class StubRun:
         self.sentences.append(sentence)
 
     def figure(self, fig, name):
+        self.titles += "".join(f"{ax.get_title()}|" for ax in fig.axes)
         m.plt.close(fig)
 
 
@@ -669,6 +671,8 @@ def test_section_training_compares_with_independent_pixels(planted, monkeypatch)
     assert run.metrics["test nats by AIS, decay 0.001"][0] == -8.5
     assert "within 2.00 nats" in run.sentences[0]
     assert "gains 1.00" in run.sentences[0]
+    assert "a falling rate is worth 1.00 nats" in run.titles
+    assert "Weight decay is worth\n0.50 nats" in run.titles
 
 
 def test_noise_edge_and_the_checklist(monkeypatch):
@@ -702,6 +706,9 @@ def test_section_checklist_compares_rates_and_names_the_edge(planted, monkeypatc
     assert run.metrics["largest singular value of W at the start"][2][1] == pytest.approx(0.01 * (3 + 4))
     assert run.metrics["singular values out after 4 updates"][0] == 0
     assert "by update 8" in run.sentences[0]
+    assert run.titles.startswith(
+        "right rate: 0% of the units dead|an update is 0.2 of W, halfway|9 directions left the noise|"
+    )
 
 
 def test_pair_moments_of_the_model_equal_enumeration():
@@ -754,6 +761,7 @@ def test_section_steps_reads_the_right_columns(planted, monkeypatch):
     assert run.metrics["PCD-1: in equilibrium, exact"][0] == 3
     assert "best after 300 sweeps" in run.sentences[0]
     assert "10.0 times" in run.sentences[0]
+    assert run.titles.startswith("Trained 10 sweeps from noise, best after 300")
 
 
 # 4.
@@ -895,6 +903,29 @@ def test_section_likelihood_refuses_few_chains_and_judges_the_weights(planted, m
     assert run.metrics["log Z of the trap, one layer summed out"][3] == 0.01
     assert "16 nats" in run.sentences[0]
     assert "do not see" in run.sentences[0]
+    assert "best is this module, 6 hidden (AIS)" in run.titles
+    assert "1 temperatures flatter by 1.0 nats" in run.titles
+
+
+def test_the_published_value_stands_beside_its_own_machine_only():
+    for dataset, n_hidden, label in (
+        ("mnist", 500, "Salakhutdinov"),
+        ("mnist", 400, "independent"),
+        ("digits", 500, "indep"),
+    ):
+        run, scored = StubRun(dataset=dataset, n_hidden=n_hidden), [m.Scored(-90.0, 0.1, 0.5)] * 2
+        m.record_peers(run, n_hidden, m.Peers(scored, scored, 1.0, 1.0), -200.0)
+        against = run.metrics[f"test nats, {n_hidden} hidden, this module"][2]
+        assert label in against[0]
+        assert against[1] == (-86.34 if label == "Salakhutdinov" else -200.0)
+
+
+def test_settings_are_the_tuned_ones():
+    """Chosen on validation images: tests/benchmarks/rbm_tuning.py."""
+    config = m.Config()
+    assert (config.learning_rate, config.weight_decay, config.n_updates, config.batch_size) == (0.3, 1e-3, 20000, 100)
+    assert [factor for _, factor in m.RECIPES.values()] == [3, 3, 3, 0.3, 0.1, 3, 3]
+    assert (config.n_small, config.n_hidden, config.n_seeds) == (16, 128, 3)
 
 
 def test_ten_chains_cannot_be_refused_and_the_run_says_so(capsys):
@@ -968,6 +999,7 @@ def test_section_features_pairs_codes_with_pixels(monkeypatch, planted):
 
     def fake(codes, train_labels, test_labels, seed):
         assert list(codes) == list(planted_scores)
+        assert seed == 5
         assert all(len(train) == 30 and len(test) == 16 and train.dtype == np.float64 for train, test in codes.values())
         assert train_labels is not test_labels
         found = {
@@ -995,6 +1027,42 @@ def test_section_features_pairs_codes_with_pixels(monkeypatch, planted):
     assert run.metrics["SVM on grey levels: accuracy"][2] == ("on binary pixels", 0.0)
     assert "+0.500" in run.sentences[0]
     assert "better" in run.sentences[0]
+
+
+def test_so_many_labels_of_each_class_are_used(monkeypatch):
+    sizes = []
+
+    class Fake:
+        def fit(self, x, y):
+            sizes.append(np.bincount(y).tolist())
+            return self
+
+        def predict(self, x):
+            return np.zeros(len(x))
+
+    monkeypatch.setattr(m, "LogisticRegression", lambda **_: Fake())
+    y = np.arange(600) % 3
+    m.compare_codes({"a": (np.zeros((600, 2)), np.zeros((9, 2)))}, y, y[:9], 0, 2)
+    assert sizes == [[n] * 3 for n in (1, 3, 10, 30, 100) for _ in range(2)]
+
+
+def test_classification_rbms_get_the_same_budget(planted, monkeypatch):
+    x_train, x_test, y_train, y_test = planted
+    calls = []
+    monkeypatch.setattr(m, "train_rbm", lambda rbm, x, config: calls.append(("CD", x.shape, config.n_updates)) or rbm)
+    monkeypatch.setattr(
+        m, "train_discriminatively", lambda rbm, x, y, n, batch: calls.append((x is x_train, n, batch)) or rbm
+    )
+    m.compare_classification_rbms(x_train, y_train, x_test, y_test, tiny(n_updates=400, n_seeds=1), 3)
+    assert calls == [(True, 20, 10), ("CD", (30, 12), 100), (True, 20, 10)]
+
+
+def test_discriminative_steps_have_momentum_and_a_falling_rate(monkeypatch):
+    monkeypatch.setattr(torch.autograd, "grad", lambda loss, parameters: [torch.ones_like(p) for p in parameters])
+    rbm = m.RBM(torch.zeros(6, 2), torch.zeros(6), torch.zeros(2))
+    trained = m.train_discriminatively(rbm, torch.zeros(20, 4), torch.zeros(20).long(), 2, 10, 0.1, 0.9)
+    torch.testing.assert_close(trained.W, torch.full((6, 2), -0.1 - (0.9 * 0.1 + 0.05)))
+    assert rbm.W.abs().sum() == 0  # the start is not touched
 
 
 def test_verdicts_need_three_standard_errors():
@@ -1059,7 +1127,24 @@ def test_section_inpainting_clamps_the_left_half_of_test_images_and_pairs(plante
     assert run.metrics["10 neighbours minus the RBM, paired"][0] == 1.25
 
 
+def test_completions_average_the_last_three_quarters(monkeypatch):
+    sweeps = itertools.count()
+    monkeypatch.setattr(m.RBM, "p_visible", lambda self, h: torch.full((len(h), 4), next(sweeps) / 10))
+    mean, _ = m.inpaint_by_gibbs(
+        m.fresh_rbm(torch.rand(9, 4), 3), torch.ones(2, 4), torch.tensor([True, False, False, False]), 8
+    )
+    torch.testing.assert_close(mean, torch.tensor([[1.0, 0.45, 0.45, 0.45]] * 2))  # sweeps 2 to 7
+
+
 # 7.
+
+
+def test_adam_by_hand_takes_falling_steps_of_its_rate(monkeypatch):
+    monkeypatch.setattr(torch.autograd, "grad", lambda loss, parameters: [torch.ones_like(p) for p in parameters])
+    x = torch.randn(40, 3)
+    rbm = m.train_gaussian_rbm(x, 2, 4, 10, learning_rate=0.1)
+    torch.testing.assert_close(rbm.c, torch.full((2,), -2 - 0.1 * (1 + 0.75 + 0.5 + 0.25)))
+    torch.testing.assert_close(rbm.b, x.mean(0) - 0.25)
 
 
 def test_whitening_gives_unit_covariance_and_the_density_of_the_original():
@@ -1110,6 +1195,7 @@ def test_section_gaussian_takes_both_kinds_of_patches(monkeypatch):
     assert run.metrics["textured, 16 spheres (nats)"][3] is None
     assert "add 2.0 nats" in run.sentences[0]
     assert "add 3.0" in run.sentences[0]
+    assert "textured: weights add 2.0 nats" in run.titles
 
 
 # 8.
@@ -1166,6 +1252,7 @@ def test_section_dbn_weighs_depth_against_width(planted, monkeypatch):
     assert run.metrics["exact gain of two more units (nats)"][:3] == (1.5, 0, ("their parameters", 2 * 10))
     assert "+0.50" in run.sentences[0]
     assert run.sentences[0].endswith("better")
+    assert "Depth adds 1.00 nats, two units 1.50" in run.titles
 
 
 def test_a_short_budget_and_a_high_rate_are_said(monkeypatch, capsys):
