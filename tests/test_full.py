@@ -26,13 +26,15 @@ AT_LEAST = {  # what a default run must reach, beside every `within` that it che
         "likelihood/test nats, 128 hidden, this module": -16.2,  # with little weight decay: -16.8
     },
     "05": {
-        "methods/bars, tempering: log likelihood (nats)": -3.62,  # with one sweep of one replica: -4.3
-        "methods/bars, fast PCD: log likelihood (nats)": -3.8,
-        "methods/digits, PCD, 1,500 updates: nats": -17.1,
+        "methods/bars, tempering: log likelihood (nats)": -3.63,  # fast PCD: -3.64 to -3.70
+        "methods/bars, fast PCD: log likelihood (nats)": -3.75,  # CD-10: -3.82 or worse
+        "methods/digits, CD-10, 1,500 updates: nats": -17.1,  # at the wrong rate: -17.4
+        "methods/digits, tempering, 1,500 updates: nats": -17.1,
     },
     "07": {"digits/class_entropy": 0.99, "digits/nearest_training_image": 1.8},
 }
 AT_MOST = {
+    "05": {"convergence/learning rates chosen at an end of the grid": 0},
     "07": {"digits/frechet_from_noise": 0.4, "digits/two_sample_accuracy": 0.8, "longrun/frechet_after_5000": 1.2},
 }
 
