@@ -701,7 +701,7 @@ def draw_training(recipes, overfitting, pixel_gap, n_hidden):
     right.set(title=f"Weight decay is worth\n{final[0] - final[1]:.2f} nats", xlabel="updates (thousands)")
     right.set_ylabel("test log likelihood (nats, AIS)")
     middle.set_ylim(top=1.4 * max(max(found.gaps) for found in overfitting.values()))
-    middle.legend(loc="upper left")
+    middle.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
     return fig
 
 
@@ -906,7 +906,7 @@ def follow_samples(x_train, x_test, config, n_chains=2000, k=10):
 
 def draw_steps(found, floor, k):
     """Error of the samples against the number of sweeps from noise, the equilibrium of each machine beside it."""
-    fig, ax = plt.subplots(figsize=(9, 5), layout="constrained")
+    fig, ax = plt.subplots(figsize=(9, 5.6), layout="constrained")
     for name, steps in found.items():
         color, marker = COLORS.get(name, ("tab:pink", "*"))
         means, sems = zip(*map(mean_and_sem, steps.errors.T), strict=True)
@@ -916,8 +916,8 @@ def draw_steps(found, floor, k):
     ax.axvline(k, color="gray", ls=":", label=f"{k} sweeps, as in training")
     best = steps.sweeps[int(found[f"CD-{k} from noise"].errors.mean(0).argmin())]
     ax.set(xscale="log", yscale="log", xlabel="Gibbs sweeps from noise (open: equilibrium, exact)")
-    ax.set(ylabel="error of E[v_i v_j] (rms)", title=f"Trained {k} sweeps from noise, best after {best}")
-    ax.legend(loc="upper center")
+    ax.set(ylabel="error of $E[v_i v_j]$ (rms)", title=f"Trained {k} sweeps from noise, best after {best}")
+    fig.legend(loc="outside lower center", ncols=3)
     return fig
 
 
@@ -1335,7 +1335,7 @@ def draw_accuracy(scores, classifiers, peers):
         left.errorbar(LABELS_A_CLASS, means, sems, fmt=fmt, color=color, label=name)
     first = {name: values[0].mean() for name, values in scores.items()}
     best = max(first, key=first.get)
-    left.set(title=f"One label a class: best on {best}", xscale="log", ylabel="test accuracy")
+    left.set(title=f"One label a class: highest mean on {best}", xscale="log", ylabel="test accuracy")
     left.set(xticks=LABELS_A_CLASS, xticklabels=LABELS_A_CLASS, xlabel="labels per class")
     left.legend(loc="lower right")
     for group, fmt, color in ((peers, "s", "tab:gray"), (classifiers, "o", "tab:orange")):
