@@ -1300,7 +1300,7 @@ def joined_ranks():
         del SECTIONS[name]
     with contextlib.ExitStack() as stack:
         if dist.get_rank() > 0:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
             sys.argv += ["--out", stack.enter_context(tempfile.TemporaryDirectory())]  # the last one counts
