@@ -700,8 +700,7 @@ def draw_training(recipes, overfitting, pixel_gap, n_hidden):
     final = [found.nats[-1] for found in overfitting.values()]
     right.set(title=f"Weight decay is worth\n{final[0] - final[1]:.2f} nats", xlabel="updates (thousands)")
     right.set_ylabel("test log likelihood (nats, AIS)")
-    middle.set_ylim(top=1.4 * max(max(found.gaps) for found in overfitting.values()))
-    middle.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+    middle.legend(fontsize=11, loc="upper left", bbox_to_anchor=(0, -0.15))
     return fig
 
 
