@@ -1404,7 +1404,7 @@ def section_digits(run):
     run.metric("energy, clusters at random: Frechet", random["energy"], against=("mixture, likewise", random["mixture"]))
     buffer = denoised(run, trainer.average, trainer.buffer.chains[:, :1].flatten(0, 2)[None], trainer.y_chains.flatten())
     run.metric("chains of the buffer: Frechet distance", frechet_to_test(run, buffer))
-    beyond = ("beyond 4/step chains explode", theory_stiffest(run.config.step_size))
+    beyond = ("4/step: beyond it a step overshoots", theory_stiffest(run.config.step_size))
     for where, curvature in zip(("data", "noise"), measure_curvature(trainer), strict=True):
         run.metric(f"stiffest curvature of E at {where}", curvature, against=beyond)
     animate(run, trainer.average, trainer.y, "digits_from_noise.gif")
@@ -1817,7 +1817,7 @@ def section_conditional(run):
 # memory, and only for ∇ₓE, whose error then hides under Langevin's noise; the weights' gradients stay in float32. Whether
 # that is faster is the processor's affair: with units made for it by several times, without them it is many times slower.
 # So it is measured first. Larger images want other settings, too: a hidden unit that sees more pixels bends E more, and most
-# of all at noise, where chains start: a step wider than 4 over the curvature there throws them out (`digits` prints both).
+# of all at noise, where chains start: a step wider than 4 over a curvature overshoots (`digits` prints both).
 # With the settings of 8x8 images 28x28 images diverge, so σ and the data's noise grow with the images, and Adam's rate falls
 # (`SUITED`).
 #
