@@ -895,9 +895,10 @@ def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_i
     assert run.metrics["generator + 2 steps: Frechet distance"] == (0.2, 0.01, ("real images", 0.1), None)
     assert run.metrics["generator + 2 steps: told from real"].against[1] == 0.5
     assert run.metrics["the same energy, 1,000 steps from noise"].value == 3
-    assert "from 0.50 to 0.20" in run.said[0]
-    assert "does not get there in 1,000" in run.said[0]
-    assert "keeps more" in run.said[1]
+    assert run.said[0] == "ring: own z ends 2.00 nats from the energy, inferred z 0.30"
+    assert "from 0.50 to 0.20" in run.said[1]
+    assert "does not in 1,000" in run.said[1]
+    assert "keeps more" in run.said[2]
     said = m.coop_sentences(planted_coopnets(0.2, (1.0, 0.2, 0.1), (0.9, 0.5)), 2)
     assert "gets there in 100" in said[0]
     assert "keeps no more" in said[1]
