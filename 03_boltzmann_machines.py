@@ -1298,7 +1298,8 @@ def parse_args(argv=None):
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write to {args.out}: {error.strerror}")
-    return args, replace(Config(), **((SMOKE if args.smoke else {}) | given))
+    suited = globals().get("SUITED", {}).get(given.get("dataset"), {})  # what a data set wants otherwise
+    return args, replace(Config(), **(suited | (SMOKE if args.smoke else {}) | given))
 
 
 # Copied from 01_ebm_foundations.py: main

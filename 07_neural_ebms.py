@@ -5,16 +5,17 @@ of the model (module 01), and Langevin dynamics draws those samples, from chains
 
     ∇ log p(x) = -∇E(x) + E_{x'~p}[∇E(x')]            ∇ in the parameters: two phases,                         (1)
     x <- x - ½ ε ∇E(x) + √(ε T) n,   n ~ N(0, I)      ∇ in x; T = 1 is the model, T << 1 another one,          (2)
-    E(x) = |x - g(x)|²/(2σ²)                          g a small network: the shape that learns fastest here.   (3)
+    E(x) = |x - g(x)|²/(2σ²)                          g a small network: the shape that learns fastest here,   (3)
+    p(x) = Σₖ πₖ exp(-E(x, k))/Zₖ                     clusters k of the data, and the share πₖ of each.        (4)
 
 Run      python 07_neural_ebms.py                 all sections, about 5 min on one CPU core
          python 07_neural_ebms.py --section digits --show
-         python 07_neural_ebms.py --section digits --dataset mnist --width 1024 --checkpoint mnist.pt
+         python 07_neural_ebms.py --section digits --dataset mnist --checkpoint mnist.pt
          torchrun --nproc_per_node=2 07_neural_ebms.py      the section digits, each process with its own chains
 Writes   outputs/07_neural_ebms/*.png, digits_from_noise.gif and metrics.json
 Before   modules 05 and 06
 Sources  Du & Mordatch (2019); Nijkamp et al. (2019, 2020); Tieleman (2008); Carbone et al. (2023); Zhao, Mathieu &
-         LeCun (2017); Yoon, Noh & Park (2021); Heusel et al. (2017); Lopez-Paz & Oquab (2017).
+         LeCun (2017); Yoon, Noh & Park (2021); Heusel et al. (2017); Lopez-Paz & Oquab (2017); Song & Kingma (2021).
 """
 
 import argparse
@@ -30,7 +31,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Literal, NamedTuple, get_args, get_type_hints
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: scikit-learn's small fits are faster on one
 
@@ -42,6 +43,7 @@ import numpy as np
 import scipy.linalg
 import torch
 from matplotlib.animation import PillowWriter
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
@@ -61,30 +63,37 @@ except ImportError:  # torch can be built without it
 class Config:
     """What you may want to change; every field is a command-line flag."""
 
-    dataset: Annotated[Literal["digits", "mnist", "fashion_mnist", "cifar10"], "images to learn"] = "digits"
+    dataset: Annotated[Literal["digits", "mnist", "fashion_mnist", "cifar10"], "images to learn, each with its settings"] = (
+        "digits"
+    )
     split: Annotated[Literal["test", "validation"], "score on the test images, or choose settings without them"] = "test"
-    architecture: Annotated[Literal["autoencoder", "mlp", "conv", "residual"], "the energy of digits"] = "autoencoder"
+    architecture: Annotated[
+        Literal["autoencoder", "conv_autoencoder", "mlp", "conv", "residual"], "the energy of digits"
+    ] = "autoencoder"
     precision: Annotated[Literal["float32", "bfloat16"], "numbers in which convolutions are differentiated"] = "float32"
     width: Annotated[int, "hidden units of the auto-encoder and of the MLP"] = 512
     sigma: Annotated[float, "the auto-encoder's unit of error, eq. (3)"] = 0.2
-    n_updates: Annotated[int, "updates of the energy of digits"] = 10_000
+    n_clusters: Annotated[int, "clusters whose proportions the energy is given, eq. (4); 1: none"] = 32
+    n_updates: Annotated[int, "updates of the energy of digits"] = 4000
     batch_size: Annotated[int, "images in a batch, and chains moved between two updates"] = 64
     n_chains: Annotated[int, "chains in the replay buffer"] = 512
     n_langevin: Annotated[int, "Langevin steps between two updates"] = 20
     step_size: Annotated[float, "the Langevin step, eps in eq. (2)"] = 0.01
-    reinit_young: Annotated[float, "chance that a visited chain restarts from noise: the youngest chains'"] = 0.02
-    reinit_old: Annotated[float, "the same for the oldest; the others lie between"] = 0.004
+    reinit: Annotated[float, "chance that a chain restarts from noise when it is visited"] = 0.01
     data_noise: Annotated[float, "standard deviation of the noise added to the data"] = 0.2
-    learning_rate: Annotated[float, "Adam's, at first; it falls linearly to 0"] = 1e-3
+    learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 4e-3
+    warm_up: Annotated[int, "updates over which the learning rate rises"] = 200
     energy_l2: Annotated[float, "weight of the squared energies in the loss"] = 1e-5
-    max_gradient: Annotated[float, "longer gradients are shortened to this norm"] = 5.0
     ema: Annotated[float, "memory of the average of the weights"] = 0.999
     n_samples: Annotated[int, "images drawn where samples are scored"] = 1000
     n_from_noise: Annotated[int, "Langevin steps from noise to such an image"] = 1500
-    n_long: Annotated[int, "Langevin steps of the long run"] = 10_000
-    n_short: Annotated[int, "updates of the short trainings: loop, architectures"] = 600
-    n_2d: Annotated[int, "updates in two dimensions"] = 800
-    n_seeds: Annotated[int, "networks trained side by side in the ablations"] = 3
+    n_long: Annotated[int, "Langevin steps of the long run"] = 5000
+    n_short: Annotated[int, "updates of the short trainings: architectures, loop, ablations"] = 400
+    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 1000
+    n_2d: Annotated[int, "updates in two dimensions"] = 600
+    n_seeds: Annotated[int, "networks trained side by side in the ablations, and mixtures fitted"] = 3
+    n_components: Annotated[int, "Gaussians in the mixture to compare with, chosen on validation images"] = 60
+    n_a_class: Annotated[int, "Gaussians a class in the mixture that knows the labels, chosen likewise"] = 6
     checkpoint: Annotated[str, "write the training of digits to this file as it goes"] = ""
     checkpoint_every: Annotated[int, "updates between two such writes"] = 500
     resume: Annotated[str, "go on from this checkpoint"] = ""
@@ -92,7 +101,11 @@ class Config:
 
 
 SMOKE = {"width": 32, "n_updates": 6, "batch_size": 16, "n_chains": 32, "n_langevin": 3, "n_samples": 40, "n_seeds": 2}
-SMOKE |= {"n_from_noise": 6, "n_long": 20, "n_short": 6, "n_2d": 6, "checkpoint_every": 2}
+SMOKE |= {"n_clusters": 4, "n_from_noise": 6, "n_long": 20, "n_short": 6, "n_curve": 4, "n_2d": 6, "checkpoint_every": 2}
+SMOKE |= {"n_components": 4, "n_a_class": 1}
+
+LARGE = {"sigma": 0.3, "data_noise": 0.3, "step_size": 0.02, "n_clusters": 64, "learning_rate": 1e-3}
+SUITED = {"mnist": LARGE, "fashion_mnist": LARGE}  # what a data set wants otherwise: its images have 784 pixels, not 64
 
 
 # %% The data, and a judge
@@ -103,7 +116,8 @@ SMOKE |= {"n_from_noise": 6, "n_long": 20, "n_short": 6, "n_2d": 6, "checkpoint_
 #
 # Finite sets have a distance too: real training images against real test images are the floor. tanh bounds the features
 # and the distance saturates, so far off it says "bad" and not how bad. A second test trains an SVM to tell samples from
-# real images (Lopez-Paz & Oquab 2017): 0.5 is perfect. And a sample much nearer to a training image than a new real image
+# real images (Lopez-Paz & Oquab 2017): 0.5 is perfect. Samples are first rounded to the grey levels that real pixels have:
+# else the SVM sees the rounding and not the digits. And a sample much nearer to a training image than a new real image
 # would be is a copy.
 
 
@@ -128,6 +142,7 @@ def load_images(dataset):
 
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+N_LEVELS = {"digits": 17, "mnist": 256, "fashion_mnist": 256, "cifar10": 256}  # of grey, from -1 to 1
 
 
 @functools.cache
@@ -137,7 +152,8 @@ def check_settings(run):
     kept, resumed = Path(config.checkpoint), Path(config.resume)
     for wrong, complaint in (
         (config.n_chains % config.batch_size > 0, "--n-chains must be a multiple of --batch-size"),
-        (max(config.reinit_young, config.reinit_old) > 1, "--reinit-young and --reinit-old are probabilities: at most 1"),
+        (config.n_clusters > config.n_chains, "--n-clusters must be at most --n-chains: each needs a chain of its own"),
+        (config.reinit > 1, "--reinit is a probability: at most 1"),
         (config.ema >= 1, "--ema must be below 1"),
         (config.n_samples < 40, "--n-samples must be at least 40, to be scored in four parts"),
         (config.resume and not resumed.exists(), f"--resume: there is no file {resumed}"),
@@ -169,6 +185,9 @@ def images(run):
     x, x_test, y, y_test = load_images(config.dataset)
     if config.split == "validation":
         x, x_test, y, y_test = train_test_split(x, y, test_size=0.25, stratify=y, random_state=0)
+    for name in ("n_clusters", "n_components"):
+        if getattr(config, name) > len(x) // 4:
+            sys.exit(f"--{name.replace('_', '-')} must be at most a quarter of the {len(x)} training images")
     x, x_test = (torch.as_tensor(part, dtype=torch.float32, device=run.device) for part in (x, x_test))
     return x, x_test, *(torch.as_tensor(part, dtype=torch.int64, device=run.device) for part in (y, y_test))
 
@@ -216,6 +235,11 @@ def in_float64(x):
     return to_numpy(x).astype(float)
 
 
+def as_pixels(x, n_levels):
+    """x clamped and rounded to what real pixels hold: `n_levels` even grey levels from -1 to 1."""
+    return ((x.clamp(-1, 1) + 1) * (n_levels - 1) / 2).round() * 2 / (n_levels - 1) - 1
+
+
 def frechet_distance(a, b):
     """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½) of two sets of features (N, k) (Dowson & Landau 1982), in float64."""
     (m1, c1), (m2, c2) = ((f.mean(0), np.cov(f.T)) for f in (np.asarray(a, float), np.asarray(b, float)))
@@ -235,10 +259,16 @@ def frechet_and_sem(run, x):
     return frechet_to_test(run, x), mean_and_sem([frechet_to_test(run, part) for part in x.tensor_split(4)])[1]
 
 
+def frechet_floor(run):
+    """The distance of as many training images as are drawn: what finite sets of real images have."""
+    x = images(run)[0]
+    return frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[: run.config.n_samples]])
+
+
 def two_sample_accuracy(run, x):
     """How often an SVM tells images (N, d) from as many training images, cross-validated: mean and its standard error."""
     real = in_float64(images(run)[0][: len(x)])
-    x = in_float64(x[: len(real)].clamp(-1, 1))
+    x = in_float64(as_pixels(x[: len(real)], N_LEVELS[run.config.dataset]))
     folds = StratifiedKFold(5 if len(x) > 100 else 2, shuffle=True, random_state=0)
     return mean_and_sem(cross_val_score(SVC(), np.concatenate([x, real]), np.arange(2 * len(x)) < len(x), cv=folds))
 
@@ -284,11 +314,20 @@ def show_images(ax, x, shape, n_columns, title=""):
     return ax.imshow(1 - mosaic[..., 0] if shape[0] == 1 else mosaic, cmap="gray", vmin=0, vmax=1)
 
 
+def show_rows(ax, rows, names, shape, title, label=""):
+    """Draw rows of images {(n, d)} below each other, each with its name on the left."""
+    show_images(ax, torch.cat(list(rows)), shape, len(rows[0]), title)
+    middle = [(shape[1] + 1) * (i + 0.5) - 1 for i in range(len(rows))]
+    ax.axis("on")
+    ax.set(frame_on=False, xticks=[], yticks=middle, yticklabels=names, ylabel=label)
+
+
 # %% 1. Architectures
-# A scalar network E(x) = |x|²/2 + f(x) must invent everything that is wrong with an image, pixel by pixel. The
+# A scalar network E(x) = |x|²/(2σ²) + f(x) must invent everything that is wrong with an image, pixel by pixel. The
 # auto-encoder's shape (3) is told what to look at: the error of a reconstruction, d numbers a time instead of one (Zhao,
 # Mathieu & LeCun 2017; as a normalised density Yoon, Noh & Park 2021: the error falls on data and rises on chains). The
-# quadratic term holds the far field; with g's last layer 0 at first, E = |x|²/(2σ²) is a Gaussian.
+# quadratic term holds the far field; with g's last layer 0 at first, E = |x|²/(2σ²) is a Gaussian. g may be convolutional
+# too: what learns fast is the shape, and not how g is made.
 #
 # Langevin needs ∇ₓE twenty times for each gradient in the weights, so it is worth a derivation.
 # With r = x - g(x), g(x) = silu(z) W₂ + b₂, z = x W₁ + b₁ and J = ∂g/∂x,
@@ -301,17 +340,36 @@ def show_images(ax, x, shape, n_columns, title=""):
 # E(x) is not a function of x, and the gradient of the sum Σⱼ E(xⱼ) that Langevin follows is not ∇E(xᵢ).
 
 
-class Energy(nn.Module):
-    """x (n, B, d) -> E (n, B), from a network `trunk` on (M, d): eq. (3) if it returns (M, d), |x|²/2 + f(x) if (M, 1)."""
+class PlainEnergy(nn.Module):
+    """Eq. (3) as one writes it first: x (B, d) -> E (B,)."""
 
-    def __init__(self, trunk, sigma=1.0, precision=torch.float32):
+    def __init__(self, d, width, sigma):
+        super().__init__()
+        self.g, self.sigma = nn.Sequential(nn.Linear(d, width), nn.SiLU(), nn.Linear(width, d)), sigma
+        nn.init.zeros_(self.g[2].weight)
+
+    def forward(self, x):
+        return (x - self.g(x)).square().sum(1) / (2 * self.sigma**2)
+
+
+class Energy(nn.Module):
+    """x (n, B, d) -> E (n, B), from a network `trunk` on (M, d): eq. (3) if it returns (M, d), |x|²/(2σ²) + f(x) if (M, 1).
+
+    `biases` (n_labels, *hidden), if given, are those that a label y (B,) adds to what the first layer returns: E(x, y).
+    """
+
+    def __init__(self, trunk, sigma=1.0, biases=None, precision=torch.float32):
         super().__init__()
         self.trunk, self.sigma, self.precision = trunk, sigma, precision
+        self.biases = None if biases is None else nn.Parameter(biases)
 
     def forward(self, x, y=None):
-        out = self.trunk(x.flatten(0, 1)).float().reshape(*x.shape[:-1], -1)
+        z = self.trunk[0](x.flatten(0, 1))
+        if y is not None and self.biases is not None:
+            z = z + self.biases[y.repeat(len(x))]
+        out = self.trunk[1:](z).float().reshape(*x.shape[:-1], -1)
         if out.shape[-1] == 1:
-            return x.square().sum(-1) / 2 + out[..., 0]
+            return x.square().sum(-1) / (2 * self.sigma**2) + out[..., 0]
         return (x - out).square().sum(-1) / (2 * self.sigma**2)
 
     def slope(self, x, y=None):
@@ -325,18 +383,19 @@ class Energy(nn.Module):
 class AutoEncoderEnergy(Energy):
     """Eq. (3) with one hidden layer: n networks side by side, (n, B, d) -> (n, B), and ∇ₓE by hand.
 
-    With n_classes > 0 each class y (B,) has hidden biases of its own: E(x | y), eq. (5).
+    With n_labels > 1 each label y (B,), a cluster or a class, has hidden biases of its own: E(x, y) of eq. (4).
     """
 
-    def __init__(self, n_networks, d, width, sigma, n_classes=0):
+    def __init__(self, n_networks, d, width, sigma, n_labels=1):
         super().__init__(None, sigma)
         self.w1 = nn.Parameter(torch.randn(n_networks, d, width) / d**0.5)
         self.w2 = nn.Parameter(torch.zeros(n_networks, width, d))
-        self.b1 = nn.Parameter(torch.zeros(n_networks, max(n_classes, 1), width))
+        self.b1 = nn.Parameter(torch.zeros(n_networks, n_labels, width))
         self.b2 = nn.Parameter(torch.zeros(n_networks, 1, d))
 
     def before(self, x, y):
-        return torch.baddbmm(self.b1 if y is None else self.b1[:, y], x, self.w1)
+        """z, the hidden layer before its activation."""
+        return torch.baddbmm(self.b1 if y is None or self.b1.shape[1] == 1 else self.b1[:, y], x, self.w1)
 
     def error(self, x, z):
         """r = x - g(x)."""
@@ -361,12 +420,25 @@ def mlp(d, width, n_out=1, activation=nn.SiLU, norm=lambda layer: layer, n_hidde
     return nn.Sequential(*(part for pair in hidden for part in pair), last)
 
 
+def on_images(shape, layer):
+    """A first layer for flat images (M, C·H·W) of shape (C, H, W)."""
+    return nn.Sequential(nn.Unflatten(1, shape), layer)
+
+
+def conv_autoencoder(shape):
+    """A convolutional g for eq. (3) on images of shape (C, H, W), flat: (M, C·H·W) -> (M, C·H·W). H and W are even."""
+    last = nn.ConvTranspose2d(32, shape[0], 4, stride=2, padding=1)
+    nn.init.zeros_(last.weight)
+    first, second = nn.Conv2d(shape[0], 16, 5, stride=2, padding=2), nn.Conv2d(16, 32, 3, padding=1)
+    return nn.Sequential(on_images(shape, first), nn.SiLU(), second, nn.SiLU(), last, nn.Flatten())
+
+
 def conv(shape, activation=nn.SiLU, norm=lambda layer: layer, pool=nn.AvgPool2d, between=nn.Identity):
     """Convolutions on images of shape (C, H, W), flat: (M, C·H·W) -> (M, 1). `between` may be nn.BatchNorm2d."""
-    channels, layers = (shape[0], 32, 64), [nn.Unflatten(1, shape)]
-    for a, b in zip(channels, channels[1:], strict=False):
-        bn = between(b) if between is nn.BatchNorm2d else between()
-        layers += [norm(nn.Conv2d(a, b, 3, padding=1)), bn, activation(), pool(2)]
+    first, second = norm(nn.Conv2d(shape[0], 32, 3, padding=1)), norm(nn.Conv2d(32, 64, 3, padding=1))
+    layers = []
+    for layer, channels in ((on_images(shape, first), 32), (second, 64)):
+        layers += [layer, between(channels) if between is nn.BatchNorm2d else between(), activation(), pool(2)]
     last = nn.Linear(64 * (shape[1] // 4) * (shape[2] // 4), 1)
     nn.init.zeros_(last.weight)
     return nn.Sequential(*layers, nn.Flatten(), last)
@@ -391,21 +463,151 @@ def residual(shape):
     last = nn.Linear(32 * (shape[1] // 4) * (shape[2] // 4), 1)
     nn.init.zeros_(last.weight)
     stem, pool = nn.Conv2d(shape[0], 32, 3, padding=1), nn.AvgPool2d(2)
-    return nn.Sequential(nn.Unflatten(1, shape), stem, Residual(32), pool, Residual(32), pool, nn.Flatten(), last)
+    return nn.Sequential(on_images(shape, stem), Residual(32), pool, Residual(32), pool, nn.Flatten(), last)
 
 
-def build(config):
+def label_biases(trunk, d, n_labels):
+    """Biases of n_labels labels for a `trunk` of images (d,), zero at first: (n_labels, *hidden); for one label None."""
+    return torch.zeros(n_labels, *trunk[0](torch.zeros(1, d)).shape[1:]) if n_labels > 1 else None
+
+
+def build(config, n_labels=1):
     """The energy that --architecture names, for the data set's shape."""
-    shape = SHAPES[config.dataset]
+    shape, width = SHAPES[config.dataset], config.width
+    d = math.prod(shape)
     if config.precision == "bfloat16" and config.architecture in ("autoencoder", "mlp"):
-        sys.exit("--precision bfloat16 serves convolutions: --architecture conv or residual")
+        sys.exit("--precision bfloat16 serves convolutions: --architecture conv_autoencoder, conv or residual")
     if config.architecture == "autoencoder":
-        return AutoEncoderEnergy(1, math.prod(shape), config.width, config.sigma)
-    if config.architecture == "mlp":
-        return Energy(mlp(math.prod(shape), config.width))
-    trunk = conv(shape) if config.architecture == "conv" else residual(shape)
-    energy = Energy(trunk, precision=getattr(torch, config.precision))
+        return AutoEncoderEnergy(1, d, width, config.sigma, n_labels)
+    makers = {"mlp": lambda shape: mlp(d, width), "conv_autoencoder": conv_autoencoder, "conv": conv, "residual": residual}
+    trunk = makers[config.architecture](shape)
+    energy = Energy(trunk, config.sigma, label_biases(trunk, d, n_labels), getattr(torch, config.precision))
     return energy.to(memory_format=torch.channels_last if config.precision == "bfloat16" else torch.contiguous_format)
+
+
+class Contender(NamedTuple):
+    """An energy to compare, its number of updates, and what its training wants otherwise."""
+
+    energy: Energy
+    n_updates: int
+    changes: dict
+
+
+def contenders(config):
+    """{name: Contender}, each with biases for every cluster. For digits on a CPU the seconds are similar, but convolutions
+    get about three times as many. Scalar networks want a wider step, and convolutions make do with fewer between updates."""
+    shape, sigma, n = SHAPES[config.dataset], config.sigma, config.n_short
+    d, half, few = math.prod(shape), max(config.width // 2, 1), {"n_langevin": max(config.n_langevin // 2, 1)}
+    scalar = {"step_size": 3 * config.step_size, "learning_rate": config.learning_rate / 2}
+
+    def contender(trunk, share, sigma, changes):
+        energy = Energy(trunk, sigma, label_biases(trunk, d, config.n_clusters))
+        return Contender(energy, max(int(share * n), 2), changes)
+
+    return {
+        "auto-encoder": Contender(AutoEncoderEnergy(1, d, config.width, sigma, config.n_clusters), n, {}),
+        "auto-encoder, ReLU": contender(mlp(d, config.width, d, nn.ReLU, n_hidden=1), 0.7, sigma, {}),
+        "conv. auto-encoder": contender(conv_autoencoder(shape), 1.5, 1.5 * sigma, few),
+        "MLP": contender(mlp(d, half), 0.6, 1.5 * sigma, scalar),
+        "MLP, ReLU": contender(mlp(d, half, activation=nn.ReLU), 0.6, 1.5 * sigma, scalar),
+        "MLP, spectral norm": contender(mlp(d, half, norm=spectral_norm), 0.4, 1.5 * sigma, scalar),
+        "conv.": contender(conv(shape), 0.5, 1.5 * sigma, scalar | few),
+        "conv., max pool": contender(conv(shape, pool=nn.MaxPool2d), 0.5, 1.5 * sigma, scalar | few),
+        "residual": contender(residual(shape), 0.3, 1.5 * sigma, scalar | few),
+    }
+
+
+class Contest(NamedTuple):
+    """What an architecture reached: its seconds, samples (n, d), their Fréchet distance with its standard error, and the
+    two-sample accuracy."""
+
+    seconds: float
+    drawn: torch.Tensor
+    frechet: float
+    sem: float
+    told: float
+
+
+def compare_architectures(run):
+    """{name: Contest}: each trained alike, and sampled from noise."""
+    config, x, found = run.config, images(run)[0], {}
+    labels = find_clusters(x, config.n_clusters, run.seed)
+    y = shared_out(labels, 1, config.n_samples // 2)[0]
+    for name, (energy, n_updates, changes) in contenders(config).items():
+        start, changed = time.perf_counter(), replace(config, **changes)
+        trainer = Trainer(energy.to(run.device), x, changed, labels).run(n_updates, name)
+        seconds, n_steps = time.perf_counter() - start, config.n_from_noise // 5
+        drawn = own_random_stream(draw)(run, trainer.average, n_steps, y=y, n=len(y), step_size=changed.step_size)
+        found[name] = Contest(seconds, drawn, *frechet_and_sem(run, drawn), two_sample_accuracy(run, drawn)[0])
+    return found
+
+
+def clusters_alone(run, n):
+    """n images (n, d) of a round Gaussian for each cluster: what the clusters know without any energy."""
+    x = images(run)[0]
+    labels = find_clusters(x, run.config.n_clusters, run.seed)
+    parts = [in_float64(x[labels == k]) for k in labels.unique()]
+    variances = [np.full(x.shape[1], part.var(0).mean() + 1e-6) for part in parts]
+    mixture = Mixture(np.array([len(p) for p in parts]) / len(x), np.stack([p.mean(0) for p in parts]), np.stack(variances))
+    return draw_mixture(mixture, n, np.random.default_rng(run.seed)).to(run.device)
+
+
+def batch_norm_leak(energy, x):
+    """By how much E(xᵢ) changes when the other images of the batch change, root mean square over i; x (1, 2B, d)."""
+    half = x.shape[1] // 2
+    together, apart = energy(x)[:, :half], energy(x[:, :half])
+    return (together - apart).square().mean().sqrt().item()
+
+
+def measure_leaks(run):
+    """{with or without batch norm: the leak, in standard deviations of the energy}, of fresh convolutional energies."""
+    x, leaks = images(run)[0][:64], {}
+    torch.manual_seed(run.seed)
+    for name, between in (("with", nn.BatchNorm2d), ("without", nn.Identity)):
+        energy = Energy(conv(SHAPES[run.config.dataset], between=between)).to(run.device)
+        nn.init.normal_(energy.trunk[-1].weight, std=0.1)
+        leaks[name] = batch_norm_leak(energy, x[None]) / energy.trunk(x).std().item()
+    return leaks
+
+
+def draw_architectures(found, alone, floor, shape):
+    """Every architecture's distance and two-sample accuracy, and samples of the best of each kind."""
+    fig, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained", width_ratios=(1, 1, 1.1))
+    names = sorted(found, key=lambda name: found[name].told, reverse=True)
+    means, errors = zip(*((found[name].frechet, found[name].sem) for name in names), strict=True)
+    axes[0].barh(names, means, xerr=errors, color="tab:orange")
+    axes[0].set(title="distance: blind to sharpness", xlabel="Fréchet distance of samples from noise")
+    axes[1].barh(names, [found[name].told for name in names], color="tab:orange")
+    axes[1].set(title=f"hardest to tell: {names[-1]}", xlabel="two-sample accuracy (0.5: alike)", xlim=(0.5, 1), yticks=[])
+    for ax, value, best in ((axes[0], alone.frechet, floor), (axes[1], alone.told, 0.5)):
+        ax.axvline(value, color="0.5", ls=":", label=f"the clusters alone, {value:.2f}")
+        ax.axvline(best, color="k", ls="--", label=f"real images, {best:.2f}")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
+    shown = [name for name in names[::-1] if name in ("auto-encoder", "conv. auto-encoder", "MLP", "conv.", "residual")]
+    show_rows(axes[2], [found[name].drawn[:10] for name in shown], shown, shape, "their samples from noise")
+    return fig
+
+
+def section_architectures(run):
+    """The shape decides: energies that reconstruct, dense or convolutional, learn fast; scalar ones lag behind."""
+    config = run.config
+    noise = frechet_to_test(run, torch.randn(config.n_samples // 2, images(run)[0].shape[1], device=run.device))
+    floor, alone = frechet_floor(run), scores_of(run, clusters_alone(run, config.n_samples // 2))
+    run.metric("pure noise: Frechet distance", noise, against=("real images", floor))
+    run.metric("clusters alone: Frechet distance", alone.frechet, alone.sem, ("real images", floor))
+    run.metric("clusters alone: two-sample accuracy", alone.told, alone.told_sem, ("alike", 0.5))
+    found = compare_architectures(run)
+    for name, contest in found.items():
+        run.metric(f"{name}: training (s)", contest.seconds)
+        run.metric(f"{name}: Frechet distance", contest.frechet, contest.sem, ("clusters alone", alone.frechet))
+        run.metric(f"{name}: two-sample accuracy", contest.told, against=("clusters alone", alone.told))
+    for name, leak in measure_leaks(run).items():
+        run.metric(f"neighbours move E, {name} batch norm (std)", leak, against=("a function of x alone", 0))
+    run.figure(draw_architectures(found, alone, floor, SHAPES[config.dataset]), "frechet")
+    scalar, best = (
+        min(names, key=lambda name: found[name].told) for names in ([n for n in found if "auto" not in n], found)
+    )
+    run.say(f"{best} is told at {found[best].told:.2f}; the best scalar network, {scalar}, at {found[scalar].told:.2f}")
 
 
 # %% 2. The training loop
@@ -413,21 +615,51 @@ def build(config):
 # step can follow (module 01: stable only for ε < 4 s² where a mode has standard deviation s). *Negative*: chains from the
 # replay buffer, moved by eq. (2) with the weights held still. They are data for the loss: nothing is differentiated
 # through them. *Loss*: mean E(data) - mean E(chains) + λ mean E². Its gradient is minus eq. (1); its value hovers near 0
-# whatever the model is worth, since both terms move together.
+# whatever the model is worth, since both terms move together. *Adam* divides a gradient by its own running size, so
+# shortening gradients that are always longer than the limit (clipping at 5 here) only normalises what is normalised anyway.
+# What keeps a high rate from diverging is a warm-up: the first gradients are the largest, and chains are still noise.
 #
 # The buffer is persistent CD (Tieleman 2008; module 05), with one change: a chain restarts from noise with some probability
 # at each visit (Du & Mordatch 2019). Without it the model is never asked what lies between noise and digits, and puts
-# rubbish there; with too much of it no chain grows old, and the model is never asked where its chains end. So each chain
-# has a chance of its own, from 2 % to 0.4 %: chains of all ages, from no steps to thousands.
+# rubbish there; with too much of it no chain grows old, and the model is never asked where its chains end. At 1 % there are
+# chains of all ages, from no steps to thousands.
 #
-# T = 1 is a promise: eq. (2) then samples exp(-E), up to its step. The popular *cold* recipe, a step α on E and noise of
-# standard deviation η with η² << 2α, is eq. (2) with
-#
-#     ε = 2α,    T = η²/(2α):       α = 10, η = 0.005 gives T = 1.25e-6.
-#
-# In theory it fits exp(-E/T), so E is no log density; and its chains, which nearly descend, do not reach exp(-E/T) either.
-# One number shows both: x - s² ∇E(x) removes noise of standard deviation s as well as anything can if exp(-E) is the density
-# of the noisy data (module 06). Below T = 0.01 stands for the colder ones, and is tried with ∇E and with ∇E/T.
+# First the whole of it, plainly: with `PlainEnergy` above this is a program. All that follows it is faster, or watches.
+
+
+def plain_langevin(energy, x, n_steps, step_size):
+    """Eq. (2) at T = 1 from x (B, d); returns the last points, detached."""
+    for _ in range(n_steps):
+        x = x.detach().requires_grad_(True)
+        (slope,) = torch.autograd.grad(energy(x).sum(), x)
+        x = x - step_size / 2 * slope + step_size**0.5 * torch.randn_like(x)
+    return x.detach()
+
+
+def plain_training(energy, x, n_updates=4000, n_chains=512, batch_size=64, n_langevin=20, step_size=0.01, data_noise=0.2):
+    """Maximum likelihood of images x (N, d) in [-1, 1], eq. (1); returns the average of the weights, which samples best."""
+    adam, average = torch.optim.Adam(energy.parameters()), copy.deepcopy(energy)
+    buffer = torch.randn(n_chains, x.shape[1])  # chains begin as noise
+    for update in range(n_updates):
+        visited = torch.arange(batch_size) + update * batch_size % n_chains
+        fresh, chains = torch.rand(batch_size) < 0.01, buffer[visited]
+        chains[fresh] = torch.randn(int(fresh.sum()), x.shape[1])
+        chains = buffer[visited] = plain_langevin(energy, chains, n_langevin, step_size)
+        data = x[torch.randint(len(x), (batch_size,))]
+        data = data + data_noise * torch.randn_like(data)
+        e_data, e_chains = energy(data), energy(chains)
+        loss = e_data.mean() - e_chains.mean() + 1e-5 * (e_data.square().mean() + e_chains.square().mean())
+        adam.zero_grad()
+        loss.backward()
+        adam.param_groups[0]["lr"] = 4e-3 * (1 - update / n_updates) * min(1, (update + 1) / 200)  # a warm-up, then down
+        adam.step()
+        memory = min(0.999, (update + 1) / (update + 11))  # little at first
+        for mean, weight in zip(average.parameters(), energy.parameters(), strict=True):
+            mean.data.lerp_(weight.data, 1 - memory)
+    return average
+
+
+# The same, faster: the gradient by hand, chains moved in place, several networks side by side, and everything watched.
 
 
 # Differs from 01_ebm_foundations.py: langevin - moves x in place, by energy.slope
@@ -447,30 +679,46 @@ class ReplayBuffer:
     """Persistent chains in one tensor (n_blocks, n, B, d), visited block after block: no list, no copies."""
 
     def __init__(self, n_blocks, n_networks, batch_size, d, reinit, device):
-        """reinit = (young, old): the chance to restart, in even ratios from the first chain of a block to the last."""
         self.chains, self.at = torch.randn(n_blocks, n_networks, batch_size, d, device=device), -1
-        share = torch.linspace(0, 1, batch_size, device=device).repeat(n_networks)
-        self.reinit = reinit[0] ** (1 - share) * reinit[1] ** share
+        self.reinit = reinit
 
     def next(self):
-        """The next block, a view (n, B, d) to be moved in place; chains restart from N(0, I) with their own chance."""
+        """The next block, a view (n, B, d) to be moved in place; a chain restarts from N(0, I) with chance `reinit`."""
         self.at = (self.at + 1) % len(self.chains)
         block = self.chains[self.at]
-        fresh = (torch.rand_like(self.reinit) < self.reinit).nonzero()[:, 0]
-        block.view(-1, block.shape[-1]).index_copy_(0, fresh, block.new_empty(len(fresh), block.shape[-1]).normal_())
+        flat = block.view(-1, block.shape[-1])
+        fresh = (torch.rand(len(flat), device=flat.device) < self.reinit).nonzero()[:, 0]
+        flat.index_copy_(0, fresh, flat.new_empty(len(fresh), flat.shape[1]).normal_())
         return block
+
+
+# Labels: where an energy is conditional, on classes (part 8) or on clusters (part 4), chains keep the label that they were
+# born with, and *both phases carry the same labels*: the data of an update are drawn for its chains, image by image. Else
+# the gap would hold a difference of labels, which no energy can close.
+
+
+def shared_out(y, n_blocks, n):
+    """Labels (n_blocks, n) for chains: among all, and nearly in each block, every label has its share of the labels y (N,).
+    In random order within a block."""
+    share = (2 * torch.arange(n_blocks * n, device=y.device) + 1) * len(y) // (2 * n_blocks * n)
+    blocks = y.sort().values[share].view(n, n_blocks).T
+    return blocks.gather(1, torch.rand(n_blocks, n, device=y.device).argsort(1))
+
+
+class Labelled:
+    """Draws rows of a data set by their labels y (N,)."""
+
+    def __init__(self, y):
+        self.rows, self.count = y.argsort(), torch.bincount(y)
+        self.first = self.count.cumsum(0) - self.count
+
+    def like(self, y):
+        """For each label of y (B,) the number of a random row that bears it, (B,)."""
+        return self.rows[self.first[y] + (torch.rand(len(y), device=y.device) * self.count[y]).long()]
 
 
 CURES = "try a smaller --step-size or --learning-rate, more --n-langevin, smoother activations (SiLU, not ReLU), a larger "
 CURES += "--energy-l2, or an earlier checkpoint"
-
-
-def shared_out(y, n_blocks, n):
-    """Classes (n_blocks, n) for chains: among all, and nearly in each block, every class has its share of the labels y (N,).
-    In random order within a block, for a chain's place decides how often it restarts."""
-    share = (2 * torch.arange(n_blocks * n, device=y.device) + 1) * len(y) // (2 * n_blocks * n)
-    blocks = y.sort().values[share].view(n, n_blocks).T
-    return blocks.gather(1, torch.rand(n_blocks, n, device=y.device).argsort(1))
 
 
 class Diverged(SystemExit):
@@ -488,55 +736,63 @@ def must_stay_near(*images):
 class Trainer:
     """A training and its whole state: energy, optimiser, average of the weights, chains, history.
 
-    x_data (N, d) in [-1, 1]; y_data (N,) for class-conditional energies, whose chains keep their class.
+    x_data (N, d) in [-1, 1]; y_data (N,) for conditional energies, whose chains keep their label.
     """
 
     def __init__(self, energy, x_data, config, y_data=None, temperature=1.0):
-        self.energy, self.x, self.y, self.config, self.temperature = energy, x_data, y_data, config, temperature
+        self.energy, self.x, self.config, self.temperature = energy, x_data, config, temperature
         self.model = nn.parallel.DistributedDataParallel(energy) if joined() else energy
         self.average = copy.deepcopy(energy).requires_grad_(False)
         self.optimiser = torch.optim.Adam(energy.parameters(), config.learning_rate, fused=True)
         self.n_networks = getattr(energy, "w1", torch.empty(1)).shape[0]
         b, d, device = config.batch_size, x_data.shape[1], x_data.device
-        reinit, n_blocks = (config.reinit_young, config.reinit_old), max(config.n_chains // b, 1)
+        n_blocks = max(config.n_chains // b, 1)
         self.y_chains = None if y_data is None else shared_out(y_data, n_blocks, b)
-        self.buffer = ReplayBuffer(n_blocks, self.n_networks, b, d, reinit, device)
+        self.label(y_data)
+        self.buffer = ReplayBuffer(n_blocks, self.n_networks, b, d, config.reinit, device)
         self.step, self.history = 0, []  # of (E data, E chains, gradient norm, movement), one row an update
 
+    def label(self, y_data):
+        """Give the data their labels (N,), or none."""
+        self.y, self.labelled = y_data, None if y_data is None else Labelled(y_data)
+
+    def y_now(self):
+        """The labels (B,) of the chains in the buffer's block of the moment."""
+        return None if self.y_chains is None else self.y_chains[self.buffer.at]
+
     def positives(self):
-        """A noisy batch (n, B, d) and its classes (B,)."""
-        shape = self.n_networks, self.config.batch_size, self.x.shape[1]
-        rows = torch.randint(len(self.x), (shape[0] * shape[1],), device=self.x.device)
+        """A noisy batch (n, B, d) of data, with the labels of the chains of the moment."""
+        shape, y = (self.n_networks, self.config.batch_size, self.x.shape[1]), self.y_now()
+        if y is None:
+            rows = torch.randint(len(self.x), (shape[0] * shape[1],), device=self.x.device)
+        else:
+            rows = self.labelled.like(y.repeat(shape[0]))
         x = self.x.index_select(0, rows).view(shape)
-        return torch.randn_like(x).mul_(self.config.data_noise).add_(x), None if self.y is None else self.y[rows]
+        return torch.randn_like(x).mul_(self.config.data_noise).add_(x)
 
     def negatives(self):
         """Chains (n, B, d) from the buffer, moved; and how far they went, a root mean square a pixel."""
         c, x = self.config, self.buffer.next()
         start = x.clone()
-        langevin(self.energy, x, c.n_langevin, c.step_size, self.temperature, self.y_model())
+        langevin(self.energy, x, c.n_langevin, c.step_size, self.temperature, self.y_now())
         return x, (x - start).square().mean().sqrt()
-
-    def y_model(self):
-        """The classes (B,) of the chains in the buffer's block of the moment."""
-        return None if self.y_chains is None else self.y_chains[self.buffer.at]
 
     def update(self, rate):
         """Two phases, and one step of Adam at this learning rate."""
         x_model, movement = self.negatives()
-        x_data, y_data = self.positives()
-        y = None if y_data is None else torch.cat([y_data, self.y_model()])
-        self.history.append([*self.learn(x_data, x_model, y, rate), movement.item()])
+        row = self.learn(self.positives(), x_model, self.y_now(), rate)
+        self.history.append([*row, movement.item()])
         self.step += 1
 
     def learn(self, x_data, x_model, y, rate):
         """One step of Adam on the loss and of the weights' average; returns the row of the history, without movement.
         Raises Diverged before the weights are touched."""
-        e_data, e_model = self.model(torch.cat([x_data, x_model], 1), y).split([x_data.shape[1], x_model.shape[1]], 1)
+        y = None if y is None else y.repeat(2)  # the same labels in both phases
+        e_data, e_model = self.model(torch.cat([x_data, x_model], 1), y).chunk(2, 1)
         size = self.config.energy_l2 * (e_data.square().mean(1) + e_model.square().mean(1))
         self.optimiser.zero_grad()
         (e_data.mean(1) - e_model.mean(1) + size).sum().backward()
-        row = torch.stack([e_data.mean(), e_model.mean(), self.clip().mean()]).tolist()
+        row = torch.stack([e_data.mean(), e_model.mean(), self.gradient_norm()]).tolist()
         if not all(map(math.isfinite, row)) or abs(row[0] - row[1]) > 100 * self.x.shape[1]:
             raise Diverged(f"the run diverged at update {self.step + 1}: energies {row[0]:.3g} and {row[1]:.3g}; {CURES}")
         self.optimiser.param_groups[0]["lr"] = rate
@@ -546,22 +802,18 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.energy.parameters()), 1 - memory)
         return row
 
-    def clip(self):
-        """Shorten each network's gradient to max_gradient; returns the norms before, (n,)."""
-        gradients = [p.grad for p in self.energy.parameters()]  # not reshaped: of channels_last that would be a copy
-        norm = sum(g.reshape(self.n_networks, -1).square().sum(1) for g in gradients).sqrt()
-        shorter = (self.config.max_gradient / norm).clamp(max=1)
-        if self.n_networks > 1:  # stacked along the first axis
-            torch._foreach_mul_(gradients, [shorter.view(-1, *[1] * (g.dim() - 1)) for g in gradients])
-        else:
-            torch._foreach_mul_(gradients, [shorter] * len(gradients))
-        return norm
+    def gradient_norm(self):
+        """The length of each network's gradient, their mean."""
+        squares = torch._foreach_norm([p.grad for p in self.energy.parameters()])
+        return torch.stack(squares).norm() / self.n_networks**0.5
 
     def run(self, n_updates, label, save=None):
-        """Go on to update `n_updates`, the rate falling linearly to 0; save(self) every checkpoint_every updates."""
+        """Go on to update `n_updates`, the rate rising at first and falling linearly to 0; save(self) every checkpoint_every
+        updates."""
         bar = Progress(range(self.step, n_updates), label, initial=self.step, total=n_updates)
         for step in bar:
-            self.update(self.config.learning_rate * (1 - step / n_updates))
+            warm = min(1, (step + 1) / self.config.warm_up)
+            self.update(self.config.learning_rate * warm * (1 - step / n_updates))
             if step % 50 == 0:
                 names = ("data", "chains", "gradient", "moved")
                 bar.set_postfix(dict(zip(names, (f"{v:.3g}" for v in self.history[-1]), strict=True)))
@@ -573,102 +825,6 @@ class Trainer:
         return self
 
 
-# A checkpoint holds everything that the next update depends on: weights, their average, Adam's moments, chains, the random
-# state, the step. It is written to a file beside it which is then renamed; a rename happens whole or not at all, so a
-# killed run leaves the last checkpoint or the one before it, never half of one. With several processes each has chains and
-# a random state of its own; the first collects them.
-
-# a training with another of these is another training; another of those may be meant, and is said
-SAME = ("dataset", "split", "architecture", "width", "sigma", "data_noise", "batch_size", "n_chains")
-SAID = ("n_updates", "n_langevin", "step_size", "reinit_young", "reinit_old", "learning_rate", "energy_l2", "max_gradient")
-SAID += ("ema", "precision")
-
-
-def joined():
-    """Whether several processes train together."""
-    return dist is not None and dist.is_available() and dist.is_initialized()
-
-
-def device_stream(x):
-    """What keeps the random numbers of the GPU that x is on, or None."""
-    return {"cuda": torch.cuda, "mps": torch.mps}.get(x.device.type)
-
-
-def save_checkpoint(trainer, path):
-    """Write the trainer's state to `path`, whole or not at all; every rank calls it, the first writes."""
-    own = {"chains": trainer.buffer.chains, "at": trainer.buffer.at, "random": torch.get_rng_state()}
-    if device_stream(trainer.x):
-        own["random_device"] = device_stream(trainer.x).get_rng_state()
-    ranks = [own]
-    if joined():
-        ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-        dist.gather_object(own, ranks)
-    if ranks is None:
-        return
-    parts = {name: getattr(trainer, name).state_dict() for name in ("energy", "average", "optimiser")}
-    settings = {name: getattr(trainer.config, name) for name in SAME + SAID}
-    partial = Path(path).with_name(f".partial-{Path(path).name}")
-    try:
-        with open(partial, "wb") as file:  # a full disk is an OSError here
-            whole = {"settings": settings, "step": trainer.step, "history": trainer.history, "ranks": ranks}
-            torch.save(parts | whole, file)
-        put_in_place(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def load_checkpoint(trainer, path):
-    """Put the trainer into the state saved at `path`; returns what was set otherwise until then, a list of (name, value).
-    Ends the run with one line if that cannot be done."""
-    n_ranks, rank = (dist.get_world_size(), dist.get_rank()) if joined() else (1, 0)
-    seed = torch.initial_seed()
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)  # numbers only: no code from a stranger's file
-        for name, ours in [(name, getattr(trainer.config, name)) for name in SAME]:
-            if saved["settings"][name] != ours:
-                sys.exit(f"--resume: {path} was trained with {name} {saved['settings'][name]}, not {ours}")
-        if len(saved["ranks"]) != n_ranks:
-            sys.exit(f"--resume: {path} was trained by {len(saved['ranks'])} processes, not {n_ranks}")
-        own = saved["ranks"][rank]
-        for name in ("energy", "average", "optimiser"):
-            getattr(trainer, name).load_state_dict(saved[name])
-        trainer.step, trainer.history, trainer.buffer.at = saved["step"], saved["history"], own["at"]
-        trainer.buffer.chains.copy_(own["chains"])
-        torch.set_rng_state(own["random"])
-        if device_stream(trainer.x) and "random_device" in own:
-            device_stream(trainer.x).set_rng_state(own["random_device"])
-        others = [(name, value) for name, value in saved["settings"].items() if value != getattr(trainer.config, name)]
-        return others + [("seed", torch.initial_seed())] * (torch.initial_seed() != seed)
-    except FileNotFoundError:
-        sys.exit(f"--resume: there is no file {path}")
-    except Exception:  # a truncated or foreign file raises many kinds
-        sys.exit(f"--resume: {path} is damaged, or no checkpoint of this module")
-
-
-@functools.cache
-@own_random_stream
-def trained(run):
-    """The training of `digits`, shared with `longrun`: (the trainer, its seconds), with --checkpoint and --resume."""
-    config, rank = run.config, dist.get_rank() if joined() else 0
-    torch.manual_seed(run.seed)
-    energy = build(config).to(run.device)
-    torch.manual_seed(run.seed + 1_000_003 * rank)  # each rank its own data and chains
-    trainer = Trainer(energy, images(run)[0], config)
-    if config.resume:
-        others = load_checkpoint(trainer, config.resume)
-        said = [f"--{name.replace('_', '-')} was {value}" for name, value in others]
-        said += ["the training goes on with the random numbers of the old seed"] * ("seed" in dict(others))
-        said += [f"--n-updates {config.n_updates} leaves nothing to train"] * (trainer.step >= config.n_updates)
-        echo("; ".join([f"  {config.resume} goes on after update {trainer.step}", *said]))
-    start, save = time.perf_counter(), (lambda t: save_checkpoint(t, config.checkpoint)) if config.checkpoint else None
-    try:
-        trainer.run(config.n_updates, config.dataset, save)
-    except Diverged as error:
-        written = config.checkpoint and trainer.step >= config.checkpoint_every
-        sys.exit(f"{error}; {config.checkpoint} is the last good state" if written else str(error))
-    return trainer, time.perf_counter() - start
-
-
 def travel(energy, x, n_steps, step_size, temperature=1.0, y=None):
     """langevin, on a CPU 250 chains (1, N, d) at a time: what they need then stays in the cache."""
     size = 250 if x.device.type == "cpu" else x.shape[1]
@@ -678,87 +834,41 @@ def travel(energy, x, n_steps, step_size, temperature=1.0, y=None):
     return x
 
 
-# Differs from 06_score_matching.py: draw - by Langevin dynamics from noise
-@torch.no_grad()
-def draw(run, energy, n_steps, temperature=1.0, y=None, n=None):
-    """Images (N, d) from noise by `n_steps` of eq. (2), and one step of denoising: E[x | noisy x] = noisy x - s² ∇E."""
-    x = torch.randn(1, n or run.config.n_samples, math.prod(SHAPES[run.config.dataset]), device=run.device)
-    return denoised(run, energy, travel(energy, x, n_steps, run.config.step_size, temperature, y), y)
-
-
-def denoised(run, energy, x, y=None):
-    """x - s² ∇E(x), (1, N, d) -> (N, d): the mean of the clean image given x, if E is right and s the data noise."""
-    clean = (x - run.config.data_noise**2 * energy.slope(x, y))[0]
+def denoised(run, energy, x, y=None, temperature=1.0):
+    """x - s² ∇E(x)/T, (1, N, d) -> (N, d): the mean of the clean image given x, if exp(-E/T) is the density of noisy data
+    and s the noise (module 06, Tweedie's formula)."""
+    clean = (x - run.config.data_noise**2 / temperature * energy.slope(x, y))[0]
     must_stay_near(x, clean)
     return clean
 
 
-# %% 1. Architectures: the experiment
+# Differs from 06_score_matching.py: draw - by Langevin dynamics from noise
+@torch.no_grad()
+def draw(run, energy, n_steps, temperature=1.0, y=None, n=None, step_size=None):
+    """Images (N, d) from noise by `n_steps` of eq. (2), and one step of denoising."""
+    x = torch.randn(1, n or run.config.n_samples, math.prod(SHAPES[run.config.dataset]), device=run.device)
+    return denoised(run, energy, travel(energy, x, n_steps, step_size or run.config.step_size, temperature, y), y)
 
 
-def contenders(config):
-    """Energies to compare: {name: (energy, its share of n_short updates)}. For digits on a CPU the shares make the seconds
-    about equal. Step, noise and learning rate are those that suit the auto-encoder."""
-    shape, width, sigma = SHAPES[config.dataset], config.width, config.sigma
-    d, half = math.prod(shape), max(width // 2, 1)
-    return {
-        "autoencoder": (AutoEncoderEnergy(1, d, width, sigma), 1.0),
-        "autoencoder_relu": (Energy(mlp(d, width, d, nn.ReLU, n_hidden=1), sigma), 0.7),
-        "mlp": (Energy(mlp(d, half)), 0.6),
-        "mlp_relu": (Energy(mlp(d, half, activation=nn.ReLU)), 0.6),
-        "mlp_spectral": (Energy(mlp(d, half, norm=spectral_norm)), 0.4),
-        "conv": (Energy(conv(shape)), 0.1),
-        "conv_max_pool": (Energy(conv(shape, pool=nn.MaxPool2d)), 0.1),
-        "residual": (Energy(residual(shape)), 0.05),
-    }
+# T = 1 is a promise: eq. (2) then samples exp(-E), up to its step. The popular *cold* recipe, a step α on E and noise of
+# standard deviation η with η² << 2α, is eq. (2) with
+#
+#     ε = 2α,    T = η²/(2α):       α = 10, η = 0.005 gives T = 1.25e-6.
+#
+# It fits exp(-E/T), so E is no log density; and if only the noise is made smaller, its chains, which nearly descend, do not
+# reach exp(-E/T) either. But the same training has a cold form: with E' = T E, that is σ' = σ/√T in eq. (3), and ε' = ε/T,
+#
+#     ½ ε' ∇E' = ½ ε ∇E,      ε' T = ε,
+#
+# every step of eq. (2) is what it was, and the loss is T times the loss, which Adam does not see. Then E'/T is as good a log
+# density as E. One number shows all this: x - s² ∇E(x) removes noise of standard deviation s as well as anything can if
+# exp(-E) is the density of the noisy data (module 06).
 
 
-def batch_norm_leak(energy, x):
-    """By how much E(xᵢ) changes when the other images of the batch change, root mean square over i; x (1, 2B, d)."""
-    half = x.shape[1] // 2
-    together, apart = energy(x)[:, :half], energy(x[:, :half])
-    return (together - apart).square().mean().sqrt().item()
-
-
-def section_architectures(run):
-    """In a few seconds on a CPU energies shaped like an auto-encoder are far ahead; convolutions have hardly begun."""
-    config, shape = run.config, SHAPES[run.config.dataset]
-    x, drawn, scores = images(run)[0], {}, {}
-    n = config.n_samples // 4
-    noise = frechet_to_test(run, torch.randn(n, x.shape[1], device=run.device))
-    floor = frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[:n]])
-    run.metric("pure_noise_frechet", noise, against=("real images", floor))
-    for name, (energy, share) in contenders(config).items():
-        start = time.perf_counter()
-        trainer = Trainer(energy.to(run.device), x, config).run(max(int(share * config.n_short), 2), name)
-        run.metric(f"{name}_seconds", time.perf_counter() - start)
-        drawn[name] = own_random_stream(draw)(run, trainer.average, config.n_from_noise // 5, n=n)
-        scores[name] = frechet_and_sem(run, drawn[name])
-        run.metric(f"{name}_frechet", *scores[name])
-    torch.manual_seed(run.seed)
-    for name, between in (("with", nn.BatchNorm2d), ("without", nn.Identity)):
-        energy = Energy(conv(shape, between=between)).to(run.device)
-        nn.init.normal_(energy.trunk[-1].weight, std=0.1)
-        leak = batch_norm_leak(energy, x[None, :64]) / energy.trunk(x[:64]).std().item()
-        run.metric(f"neighbours_matter_{name}_batch_norm", leak, against=("a function of x alone", 0))
-
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained", width_ratios=(1, 1))
-    names = sorted(scores, key=lambda name: scores[name][0], reverse=True)
-    means, errors = zip(*(scores[name] for name in names), strict=True)
-    axes[0].barh([name.replace("_", " ") for name in names], means, xerr=errors, color="tab:orange")
-    axes[0].axvline(noise, color="0.5", ls=":", label="pure noise")
-    axes[0].axvline(floor, color="k", ls="--", label="real images")
-    axes[0].set(title="the auto-encoder's shape learns fast (equal time)", xlabel="Fréchet distance of samples from noise")
-    axes[0].legend(loc="upper right")
-    best = [name for name in names[::-1] if name in ("autoencoder", "mlp", "conv", "residual")]
-    show_images(axes[1], torch.cat([drawn[name][:10] for name in best]), shape, 10, "their samples from noise")
-    middle = [(shape[1] + 1) * (i + 0.5) - 1 for i in range(len(best))]
-    axes[1].set(frame_on=False, xticks=[], yticks=middle, yticklabels=best)
-    axes[1].axis("on")
-    run.figure(fig, "frechet")
-
-
-# %% 2. The training loop: the experiment
+def made_cold(config, temperature):
+    """Settings of the same training at another temperature: E' = T E, ε' = ε/T, and T λ' E'² = T² λ' E² as before."""
+    sigma, step_size = config.sigma / temperature**0.5, config.step_size / temperature
+    return replace(config, sigma=sigma, step_size=step_size, energy_l2=config.energy_l2 / temperature)
 
 
 def denoising_db(run, energy, level, temperature=1.0):
@@ -769,41 +879,72 @@ def denoising_db(run, energy, level, temperature=1.0):
     return (10 * (4 / error).log10()).mean().item()  # grey levels span 2
 
 
-def section_loop(run):
-    """One loop: data down, chains up; its energies, gap, gradient and chains are watched, and a divergence is stopped."""
-    config, x = run.config, images(run)[0]
-    trainers = {}
-    for name, temperature in (("proper", 1.0), ("cold", 0.01)):
-        torch.manual_seed(run.seed)
-        trainers[name] = Trainer(build(config).to(run.device), x, config, temperature=temperature)
-        trainers[name].run(config.n_short, name)
-        energy = trainers[name].average
-        run.metric(f"{name}_frechet", *frechet_and_sem(run, draw(run, energy, config.n_from_noise // 5, temperature)))
-        none = ("no denoising", -20 * math.log10(config.data_noise / 2))
-        run.metric(f"{name}_denoising_db", denoising_db(run, energy, config.data_noise), against=none)
-        if temperature != 1:
-            scaled = denoising_db(run, energy, config.data_noise, temperature)
-            run.metric(f"{name}_denoising_db_of_e_over_t", scaled, against=none)
-        gap = np.subtract(*np.array(trainers[name].history).T[:2])
-        run.metric(f"{name}_mean_gap", gap[len(gap) // 2 :].mean(), against=("chains that keep up", 0))
+def theory_noisy_db(level):
+    """Peak signal-to-noise ratio (dB) of noise of standard deviation `level` on grey levels that span 2."""
+    return 20 * math.log10(2 / level)
 
-    path, warm = run.out / "loop_last_good.pt", min(50, config.n_short // 2)
-    doomed = Trainer(build(config).to(run.device), x, config).run(warm, "sound")
+
+def theory_free_diffusion(n_steps, step_size, temperature=1.0):
+    """Root mean square (a pixel) that a chain moves in `n_steps` of eq. (2) where E is flat."""
+    return math.sqrt(n_steps * step_size * temperature)
+
+
+class Tempered(NamedTuple):
+    """A training at a temperature: its history (n, 4), samples' Fréchet distance and error, denoising (dB) by E and E/T."""
+
+    temperature: float
+    history: np.ndarray
+    frechet: float
+    sem: float
+    db: float
+    db_over_t: float
+
+
+def compare_temperatures(run, cold=0.01):
+    """{recipe: Tempered}: at T = 1, with less noise only, and at that temperature with σ and ε to match."""
+    config, x, found = run.config, images(run)[0], {}
+    recipes = {"T = 1": (config, 1.0), "less noise": (config, cold), "cold, consistent": (made_cold(config, cold), cold)}
+    for name, (changed, temperature) in recipes.items():
+        torch.manual_seed(run.seed)  # the same weights, chains, data and noise for all
+        energy = AutoEncoderEnergy(1, x.shape[1], config.width, changed.sigma).to(run.device)
+        trainer = Trainer(energy, x, changed, temperature=temperature).run(config.n_short, name)
+        ends = torch.randn(1, config.n_samples, x.shape[1], device=run.device)
+        travel(trainer.average, ends, config.n_from_noise // 5, changed.step_size, temperature)
+        clean = denoised(run, trainer.average, ends, temperature=1 if name == "less noise" else temperature)
+        dbs = [denoising_db(run, trainer.average, config.data_noise, t) for t in (1, temperature)]
+        found[name] = Tempered(temperature, np.array(trainer.history), *frechet_and_sem(run, clean), *dbs)
+    return found
+
+
+class Divergence(NamedTuple):
+    """When a step too wide was set, at which update it was noticed (or None), and the update that was kept (-1: spoilt)."""
+
+    set_at: int
+    noticed_at: int | None
+    kept: int
+
+
+def provoke_divergence(run, path):
+    """A training that is sound for a while, saved to `path`, and then steps far beyond the 4 s² of module 01."""
+    config, warm = run.config, min(50, run.config.n_short // 2)
+    doomed = Trainer(build(config).to(run.device), images(run)[0], config).run(warm, "sound")
     save_checkpoint(doomed, path)
-    doomed.config = replace(config, step_size=100 * config.step_size)  # far beyond the 4 s² of module 01
+    doomed.config, noticed_at = replace(config, step_size=100 * config.step_size), None
     try:
         doomed.run(config.n_short, "too wide")
-        run.metric("updates_without_divergence", doomed.step)
     except Diverged:
-        run.metric("diverged_at_update", doomed.step + 1, against=("the step became too wide after", warm))
-        load_checkpoint(doomed, path)
-        finite = all(p.isfinite().all() for p in doomed.energy.parameters())
-        run.metric("last_good_update_is_kept", doomed.step if finite else -1, against=("written at", warm), within=0)
+        noticed_at = doomed.step + 1
+    load_checkpoint(doomed, path)
+    sound = all(p.isfinite().all() for p in doomed.energy.parameters())
+    return Divergence(warm, noticed_at, doomed.step if sound else -1)
 
-    fig, axes = plt.subplots(2, 2, figsize=(12, 7), layout="tight", sharex=True)
+
+def draw_diagnostics(found, free):
+    """What to watch: energies, their gap, the gradient's length, and how far chains move; {recipe: Tempered}."""
+    fig, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained", sharex=True)
     energies, gap, gradient, movement = axes.flat
-    for (name, trainer), colour in zip(trainers.items(), ("tab:orange", "tab:blue"), strict=True):
-        e_data, e_model, norm, moved = np.array(trainer.history).T
+    for (name, recipe), colour in zip(found.items(), ("tab:orange", "tab:blue"), strict=False):
+        e_data, e_model, norm, moved = recipe.history.T
         energies.plot(e_data, color=colour, label=f"{name}: data")
         energies.plot(e_model, color=colour, alpha=0.4, label=f"{name}: chains")
         for ax, values in ((gap, e_data - e_model), (gradient, norm), (movement, moved)):
@@ -811,22 +952,51 @@ def section_loop(run):
     energies.set(title="energies of data and chains", ylabel="E (nats)", yscale="symlog")
     gap.axhline(0, color="k", ls="--", lw=1)
     gap.set(title="their gap: around 0 once chains keep up", ylabel="data minus chains (nats)", yscale="symlog")
-    gradient.set(title="gradient norm, before clipping", xlabel="update", yscale="log")
-    free = math.sqrt(config.n_langevin * config.step_size)
+    gradient.set(title="the gradient's length: Adam divides by it", xlabel="update", ylabel="norm", yscale="log")
     movement.axhline(free, color="k", ls="--", label="free diffusion at T = 1")
     movement.set(title="how far chains move between updates", xlabel="update", ylabel="rms a pixel")
     for ax in axes.flat:
         ax.legend()
-    run.figure(fig, "diagnostics")
+    return fig
+
+
+def record_temperatures(run, found):
+    """The metrics of {recipe: Tempered}: E beside no denoising, E/T beside E at T = 1, which it is if all is consistent."""
+    none = ("noise left as it is", theory_noisy_db(run.config.data_noise))
+    for name, recipe in found.items():
+        gap = np.subtract(*recipe.history.T[:2])
+        run.metric(f"{name}: Frechet distance", recipe.frechet, recipe.sem)
+        run.metric(f"{name}: denoising by E (dB)", recipe.db, against=none)
+        if recipe.temperature != 1:
+            proper, within = ("E at T = 1", found["T = 1"].db_over_t), 0.05 if "consistent" in name else None  # rounding
+            run.metric(f"{name}: denoising by E/T (dB)", recipe.db_over_t, None, proper, within)
+        run.metric(f"{name}: mean gap, second half (nats)", gap[len(gap) // 2 :].mean(), against=("chains that keep up", 0))
+
+
+def section_loop(run):
+    """One loop: data down, chains up; its energies, gap, gradient and chains are watched, and a divergence is stopped."""
+    config, found = run.config, compare_temperatures(run)
+    record_temperatures(run, found)
+    stopped = provoke_divergence(run, run.out / "loop_last_good.pt")
+    if stopped.noticed_at is not None:
+        run.metric("divergence noticed at update", stopped.noticed_at, against=("step too wide after", stopped.set_at))
+    run.metric("last good state: update", stopped.kept, None, ("written at", stopped.set_at), 0)
+    run.figure(draw_diagnostics(found, theory_free_diffusion(config.n_langevin, config.step_size)), "diagnostics")
+    lost = {name: found["T = 1"].db_over_t - recipe.db_over_t for name, recipe in found.items()}
+    apart = f"with sigma and step to match {abs(lost['cold, consistent']):.2f} dB apart"
+    run.say(f"less noise alone: E/T denoises {lost['less noise']:.1f} dB worse than E does at T = 1; {apart}")
 
 
 # %% 3. In two dimensions, where truth is known
 # On a grid Z is a sum, so log p is exact at every moment of the training. The contrastive loss is not a likelihood: it is
-# a difference of two averages that a good trainer brings to 0 long before it is done, and a bad one too. And the image
-# recipe does not carry over: restarts put chains where noise falls, not where the model's mass is, so the masses of
-# separated modes are never set right. Module 06's repair: chains start from the model's own first density, with weights,
+# a difference of two averages that a good trainer brings to 0 long before it is done, and a bad one too.
 #
-#     log w <- log w + E_old(x) - E_new(x)      at every update of the energy, then x moves by MALA under E_new,       (4)
+# What does the image recipe lack here? Between two updates a chain must reach where the model has its mass *now*, and with
+# few steps it does not. Restarts help and do not suffice: they bring chains to all modes, but in the proportions in which
+# noise falls into them, not in the model's; chains that never restart stay in the modes that they found first. Module 06's
+# repair: chains start from the model's own first density, with weights,
+#
+#     log w <- log w + E_old(x) - E_new(x)      at every update of the energy, then x moves by MALA under E_new,       (5)
 #
 # and a new set is drawn from them when the effective sample size falls under half (Carbone et al. 2023).
 
@@ -837,24 +1007,6 @@ def eight_gaussians(n, device="cpu"):
     """n points (n, 2) from eight Gaussians, std 0.1, on a circle of radius 4/3."""
     angle = torch.randint(8, (n,), device=device) * (math.pi / 4)
     return 4 / 3 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(n, 2, device=device)
-
-
-def eight_gaussians_log_density(x):
-    """Its exact log density, x (N, 2) -> (N,)."""
-    angle = torch.arange(8, device=x.device) * (math.pi / 4)
-    distance = (x[:, None] - 4 / 3 * torch.stack([angle.cos(), angle.sin()], 1)).square().sum(-1)
-    return (-distance / (2 * 0.1**2)).logsumexp(1) - math.log(8 * 2 * math.pi * 0.1**2)
-
-
-@torch.no_grad()
-def exact_gap(energy, n=160):
-    """KL(data || model) in nats, by an n² midpoint grid on the window (mass outside it is not seen), and the model's
-    density (n, n)."""
-    middle = ((torch.arange(n, device=next(energy.parameters()).device) + 0.5) / n * 2 - 1) * BOX
-    points, log_area = torch.cartesian_prod(middle, middle), 2 * math.log(2 * BOX / n)
-    log_p, e = eight_gaussians_log_density(points), energy(points[None])[0]
-    log_model = -e - (-e).logsumexp(0) - log_area
-    return ((log_p + log_area).exp() * (log_p - log_model)).sum().item(), log_model.exp().reshape(n, n)
 
 
 # Copied from 01_ebm_foundations.py: energy_and_grad
@@ -900,95 +1052,293 @@ def resample(log_w):
     return torch.searchsorted(cumulative, strides).clamp(max=n - 1)
 
 
-def train_in_2d(run, weighted):
-    """Maximum likelihood on eight Gaussians by chains, all moved between two updates: weighted as in eq. (4), or plain with
-    restarts from noise. Returns the energy, and rows (update, contrastive loss, exact gap)."""
-    config, n, rows = run.config, run.config.n_samples, []
+def plane_energy(device):
+    """E (n, B) of points (n, B, 2): in two dimensions a network is smooth unless it starts rough."""
     trunk = mlp(2, 128)
-    nn.init.normal_(trunk[0].weight, std=3.0)  # in two dimensions a network is smooth unless it starts rough
-    energy = Energy(trunk).to(run.device)
-    average, x, log_w = copy.deepcopy(energy).requires_grad_(False), torch.randn(n, 2, device=run.device), torch.zeros(n)
-    optimiser, log_w = torch.optim.Adam(energy.parameters(), 3e-3, betas=(0.9, 0.99)), log_w.to(run.device)
+    nn.init.normal_(trunk[0].weight, std=3.0)
+    return Energy(trunk).to(device)
+
+
+class Way(NamedTuple):
+    """How chains follow the energy: MALA with the weights of eq. (5), or Langevin steps and a chance to restart."""
+
+    n_steps: int
+    restart: float = 0.0
+    is_weighted: bool = False
+
+
+WAYS = {
+    "weighted": Way(4, is_weighted=True),
+    "20 steps, restarts": Way(20, 0.02),
+    "20 steps, no restarts": Way(20),
+    "4 steps, restarts": Way(4, 0.02),
+    "4 steps, no restarts": Way(4),
+}
+
+
+class Trace(NamedTuple):
+    """A training in the plane: its average energy, and rows (update, contrastive loss, exact gap)."""
+
+    energy: Energy
+    rows: np.ndarray
+
+
+def train_in_2d(way, n_updates, n_chains, device, label):
+    """Maximum likelihood on eight Gaussians, all chains moved between two updates."""
+    energy, x, log_w = plane_energy(device), torch.randn(n_chains, 2, device=device), torch.zeros(n_chains, device=device)
+    average, rows = copy.deepcopy(energy).requires_grad_(False), []
+    optimiser = torch.optim.Adam(energy.parameters(), 3e-3, betas=(0.9, 0.99))
 
     def flat(y):
         return energy(y[None])[0]
 
-    for step in Progress(range(config.n_2d), "weighted" if weighted else "restarts"):
-        data, optimiser.param_groups[0]["lr"] = eight_gaussians(400, run.device), 3e-3 * (1 - step / config.n_2d)
+    for step in Progress(range(n_updates), label):
+        data, optimiser.param_groups[0]["lr"] = eight_gaussians(400, device), 3e-3 * (1 - step / n_updates)
         loss = flat(data).mean() - (log_w.softmax(0) * flat(x)).sum()
         optimiser.zero_grad()
         loss.backward()
-        if weighted:  # eq. (4)'s move, one turn later: the last E_new. The gradient has not seen where it will be weighed
-            x, _ = mala(flat, x, 4, 0.01)
+        if (
+            way.is_weighted
+        ):  # eq. (5)'s move, one turn later: the last E_new. The gradient has not seen where it will be weighed
+            x, _ = mala(flat, x, way.n_steps, 0.01)
         with torch.no_grad():
             before = flat(x)
             nn.utils.clip_grad_norm_(energy.parameters(), 1.0)
             optimiser.step()
             torch._foreach_lerp_(list(average.parameters()), list(energy.parameters()), 0.02)
-            if weighted:
+            if way.is_weighted:
                 log_w += before - flat(x)
-                if (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp() < n / 2:
+                if (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp() < n_chains / 2:
                     x, log_w = x[resample(log_w)], torch.zeros_like(log_w)
             else:
-                fresh = torch.rand(n, 1, device=run.device) < 0.02
-                x = langevin(energy, torch.where(fresh, torch.randn_like(x), x)[None], 4, 0.01)[0]
-        if step % max(config.n_2d // 40, 1) == 0:
+                fresh = torch.rand(n_chains, 1, device=device) < way.restart
+                x = langevin(energy, torch.where(fresh, torch.randn_like(x), x)[None], way.n_steps, 0.01)[0]
+        if step % max(n_updates // 40, 1) == 0:
             rows.append((step, loss.item(), exact_gap(energy, 100)[0]))
-    return average, np.array(rows)
+    return Trace(average, np.array(rows))
+
+
+def eight_gaussians_log_density(x):
+    """The exact log density of `eight_gaussians`, x (N, 2) -> (N,)."""
+    angle = torch.arange(8, device=x.device) * (math.pi / 4)
+    distance = (x[:, None] - 4 / 3 * torch.stack([angle.cos(), angle.sin()], 1)).square().sum(-1)
+    return (-distance / (2 * 0.1**2)).logsumexp(1) - math.log(8 * 2 * math.pi * 0.1**2)
+
+
+@torch.no_grad()
+def exact_gap(energy, n=160):
+    """KL(data || model) in nats, by an n² midpoint grid on the window (mass outside it is not seen), and the model's
+    density (n, n)."""
+    middle = ((torch.arange(n, device=next(energy.parameters()).device) + 0.5) / n * 2 - 1) * BOX
+    points, log_area = torch.cartesian_prod(middle, middle), 2 * math.log(2 * BOX / n)
+    log_p, e = eight_gaussians_log_density(points), energy(points[None])[0]
+    log_model = -e - (-e).logsumexp(0) - log_area
+    return ((log_p + log_area).exp() * (log_p - log_model)).sum().item(), log_model.exp().reshape(n, n)
+
+
+def train_all_ways(run):
+    """{way: Trace}, each from the same random numbers."""
+    traces = {}
+    for name, way in WAYS.items():
+        torch.manual_seed(run.seed)
+        traces[name] = train_in_2d(way, run.config.n_2d, 2 * run.config.n_samples // 5, run.device, name)
+    return traces
+
+
+def draw_ways(traces, gaps):
+    """Loss and exact gap of every way, and the density that the first one ends with."""
+    fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", width_ratios=(1, 1, 0.8))
+    for (name, trace), colour in zip(traces.items(), ("tab:orange", "tab:blue", "tab:green", "0.6", "k"), strict=True):
+        axes[0].plot(trace.rows[:, 0], trace.rows[:, 1], color=colour, lw=1)
+        axes[1].plot(trace.rows[:, 0], trace.rows[:, 2], color=colour, lw=2, label=f"{name}: {gaps[name]:.2f}")
+    axes[0].axhline(0, color="k", ls="--", lw=1)
+    axes[0].set(title="the loss: all end near 0", xlabel="update", ylabel="contrastive loss (nats)", yscale="symlog")
+    axes[1].set(title="the exact gap tells who learns", xlabel="update", ylabel="KL(data || model), nats", yscale="log")
+    fig.legend(loc="outside lower left", ncols=5, title="averaged weights at the end, nats")
+    first = next(iter(traces))
+    density = to_numpy(exact_gap(traces[first].energy)[1])
+    axes[2].imshow(density.T, origin="lower", cmap="magma", extent=(-BOX, BOX, -BOX, BOX))
+    axes[2].set(title=f"density, {first}: {gaps[first]:.2f} nats", xlabel="$x_1$", ylabel="$x_2$")
+    return fig
 
 
 def section_truth2d(run):
-    """A contrastive loss near 0 says nothing: the exact likelihood tells that weighted chains learn and restarts fail."""
+    """A contrastive loss near 0 says nothing: the exact likelihood tells which chains teach."""
     check_settings(run)
-    fig, axes = plt.subplots(1, 4, figsize=(14, 3.9), layout="constrained")
-    for i, (name, label, colour) in enumerate(
-        (("weighted", "weighted chains, eq. (4)", "tab:orange"), ("restarts", "restarts from noise", "tab:blue"))
-    ):
-        torch.manual_seed(run.seed)
-        energy, rows = train_in_2d(run, name == "weighted")
-        gap, density = exact_gap(energy)
-        within = 0.15 if name == "weighted" else None
-        run.metric(f"{name}_gap", gap, against=("the data's own log density", 0), within=within)
-        for part, half in (("early", rows[: (len(rows) + 1) // 2]), ("late", rows[len(rows) // 2 :])):
-            beside = ("its gap, same updates", half[:, 2].mean())
-            run.metric(f"{name}_loss_{part}", *mean_and_sem(half[:, 1]), against=beside)
-        axes[0].plot(rows[:, 0], rows[:, 1], color=colour, lw=1)
-        axes[1].plot(rows[:, 0], rows[:, 2], color=colour, lw=2, label=label)
-        axes[i + 2].imshow(density.T.cpu().numpy(), origin="lower", cmap="magma")
-        axes[i + 2].set(title=f"{name}, averaged: {gap:.2f} nats", xticks=[], yticks=[])
-    axes[0].axhline(0, color="k", ls="--")
-    axes[0].set(title="the loss: both end near 0", xlabel="update", ylabel="contrastive loss")
-    axes[1].set(title="the exact gap tells who learns", xlabel="update", ylabel="KL(data || model), nats", yscale="log")
-    axes[1].legend(loc="lower left")
-    run.figure(fig, "likelihood")
+    traces = train_all_ways(run)
+    gaps = {name: exact_gap(trace.energy)[0] for name, trace in traces.items()}
+    for name, trace in traces.items():
+        run.metric(f"{name}: gap (nats)", gaps[name], against=("the data's own log density", 0))
+        late = trace.rows[len(trace.rows) // 2 :]
+        beside = ("its gap, same updates", late[:, 2].mean())
+        run.metric(f"{name}: late loss (nats)", *mean_and_sem(late[:, 1]), against=beside)
+    run.figure(draw_ways(traces, gaps), "likelihood")
+    best, *_, worst = sorted(gaps, key=gaps.get)
+    run.say(
+        f"{best} end {gaps[best]:.2f} nats from the data, {worst} {gaps[worst]:.2f}: losses near 0 do not tell them apart"
+    )
 
 
 # %% 4. Digits from noise
 # Start chains at N(0, I), follow eq. (2), and clean the result once: the data had noise of standard deviation s added, so
-# x - s² ∇E(x) is the mean of the clean image given the noisy one (module 06, Tweedie's formula). Every number stands
-# between two others: what real images score, and what a Gaussian mixture scores that was fitted in a blink.
+# x - s² ∇E(x) is the mean of the clean image given the noisy one (module 06, Tweedie's formula).
+#
+# Langevin draws good digits long before it draws them in good proportions: hardly a chain turns from one kind of digit into
+# another, so nothing ever tells the energy how much mass each kind has. But proportions are easy to have without an energy:
+# split the training images into clusters by K-means (no labels), count, and write
+#
+#     p(x) = Σₖ πₖ exp(-E(x, k))/Zₖ,        πₖ the share of cluster k in the data,                               (4)
+#
+# where the clusters share all weights but the hidden biases. The likelihood of each p(x | k) is climbed as before, with
+# data and chains of the same cluster in both phases; every Zₖ stays unknown, and is not needed: a sample's cluster is drawn
+# by share. Three things make the recipe of part 2 one of eq. (4), and they can be copied: `find_clusters` for the data,
+# `shared_out` for chains and samples, `Labelled` for batches.
 
 
-def mixture_samples(run, n):
-    """n images (n, d) from a Gaussian mixture with 40 components fitted to the training images."""
-    x = in_float64(images(run)[0])
-    shape = "full" if x.shape[1] < 100 else "diag"
-    fitted = GaussianMixture(min(40, len(x) // 10), covariance_type=shape, reg_covar=1e-3, random_state=run.seed).fit(x)
-    drawn, _ = fitted.sample(n)  # in the order of the components
-    drawn = np.random.default_rng(run.seed).permutation(drawn)
-    return torch.as_tensor(drawn, dtype=torch.float32, device=run.device).clamp(-1, 1)
+def find_clusters(x, n_clusters, seed):
+    """Labels (N,) of K-means on images (N, d); where they are many, its centres are found on 5,000 of them."""
+    if n_clusters == 1:
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    seen, n_starts = in_float64(x), 10 if len(x) <= 5000 else 1
+    means = KMeans(n_clusters, n_init=n_starts, random_state=seed).fit(seen[:5000])
+    return torch.as_tensor(means.predict(seen), dtype=torch.int64, device=x.device)
 
 
-def animate(run, energy, name, n_frames=40):
+class Mixture(NamedTuple):
+    """K Gaussians: their weights (K,), means (K, d), and covariances (K, d, d), or variances (K, d)."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+
+def fit_mixture(x, n_components, seed, y=None):
+    """A mixture fitted to images x (N, d), or one for each label of y (N,), weighed by the labels' shares. Covariances are
+    full, but where they have too many entries."""
+    kind, parts = "full" if x.shape[1] < 100 else "diag", [x] if y is None else [x[y == k] for k in y.unique()]
+    fits = [GaussianMixture(n_components, covariance_type=kind, reg_covar=1e-3, random_state=seed) for _ in parts]
+    fits = [(fit.fit(in_float64(part)), len(part) / len(x)) for fit, part in zip(fits, parts, strict=True)]
+    weights = np.concatenate([share * fit.weights_ for fit, share in fits])
+    return Mixture(weights, *(np.concatenate([getattr(f, name) for f, _ in fits]) for name in ("means_", "covariances_")))
+
+
+def draw_mixture(mixture, n, rng, by_share=True):
+    """n images (n, d) of a mixture, clamped to [-1, 1]: of each Gaussian as many as its weight says, or at random."""
+    k = rng.choice(len(mixture.weights), n, p=mixture.weights)
+    if by_share:
+        even = (rng.random() + np.arange(n)) / n
+        k = rng.permutation(np.minimum(mixture.weights.cumsum().searchsorted(even), len(mixture.weights) - 1))
+    noise, spread = rng.standard_normal((n, mixture.means.shape[1])), mixture.covariances
+    noise = noise * np.sqrt(spread[k]) if spread.ndim == 2 else (np.linalg.cholesky(spread)[k] @ noise[..., None])[..., 0]
+    return torch.as_tensor((mixture.means[k] + noise).clip(-1, 1), dtype=torch.float32)
+
+
+def mixture_samples(run, n, with_labels=False, by_share=True):
+    """n images (n, d) from the tuned mixture, fitted to the training images without or with their labels."""
+    (x, _, y, _), config = images(run), run.config
+    size, labels = (config.n_a_class, y) if with_labels else (config.n_components, None)
+    mixture = fit_mixture(x, size, run.seed, labels)
+    return draw_mixture(mixture, n, np.random.default_rng(run.seed), by_share).to(run.device)
+
+
+@functools.cache
+@own_random_stream
+def trained(run):
+    """The training of `digits`, shared with `longrun`: (the trainer, its seconds), with --checkpoint and --resume."""
+    config, rank = run.config, dist.get_rank() if joined() else 0
+    torch.manual_seed(run.seed)
+    energy = build(config, config.n_clusters).to(run.device)
+    labels = find_clusters(images(run)[0], config.n_clusters, run.seed)
+    torch.manual_seed(run.seed + 1_000_003 * rank)  # each rank its own data and chains
+    trainer = Trainer(energy, images(run)[0], config, labels)
+    if config.resume:
+        others = load_checkpoint(trainer, config.resume)
+        said = [f"--{name.replace('_', '-')} was {value}" for name, value in others]
+        said += ["the training goes on with the random numbers of the old seed"] * ("seed" in dict(others))
+        said += [f"--n-updates {config.n_updates} leaves nothing to train"] * (trainer.step >= config.n_updates)
+        echo("; ".join([f"  {config.resume} goes on after update {trainer.step}", *said]))
+    start, save = time.perf_counter(), (lambda t: save_checkpoint(t, config.checkpoint)) if config.checkpoint else None
+    try:
+        trainer.run(config.n_updates, config.dataset, save)
+    except Diverged as error:
+        written = config.checkpoint and trainer.step >= config.checkpoint_every
+        sys.exit(f"{error}; {config.checkpoint} is the last good state" if written else str(error))
+    return trainer, time.perf_counter() - start
+
+
+def stiffest_curvature(energy, x, y=None, n_iterations=20):
+    """The largest eigenvalue (n, B) of E's second derivative at x (n, B, d), by power iteration on differences of slopes."""
+    direction, size = torch.randn_like(x), 1e-2
+    for _ in range(n_iterations):
+        direction = direction / direction.norm(dim=-1, keepdim=True)
+        direction = (energy.slope(x + size * direction, y) - energy.slope(x - size * direction, y)) / (2 * size)
+    return direction.norm(dim=-1)
+
+
+def measure_curvature(trainer, n=100):
+    """The stiffest curvature (nats per squared grey level) of the average energy at noisy training images and at noise,
+    where chains start."""
+    noise = torch.randn_like(trainer.x[:n])
+    points = trainer.x[:n] + trainer.config.data_noise * noise, noise
+    return [stiffest_curvature(trainer.average, x[None], trainer.y[:n]).max().item() for x in points]
+
+
+def theory_stiffest(step_size):
+    """4/ε: along a curvature beyond it every step of eq. (2) overshoots by more than it came, and the chain explodes."""
+    return 4 / step_size
+
+
+class Scores(NamedTuple):
+    """How good a set of images is: Fréchet distance (standard error; with classes made even), two-sample accuracy (and its
+    error), entropy of the classes, median distance to the nearest training image."""
+
+    frechet: float
+    sem: float
+    even: float
+    told: float
+    told_sem: float
+    entropy: float
+    nearest: float
+
+
+def scores_of(run, x):
+    """Scores of images (N, d)."""
+    even, nearest = frechet_to_test(run, even_classes(run, x)), nearest_distances(x, images(run)[0]).median().item()
+    return Scores(*frechet_and_sem(run, x), even, *two_sample_accuracy(run, x), class_entropy(run, x), nearest)
+
+
+def sample_and_score(run):
+    """Images of the trained energy, of its two rivals and of the test set, {name: (N, d)}, and {name: Scores}."""
+    config, (trainer, _) = run.config, trained(run)
+    y = shared_out(trainer.y, 1, config.n_samples)[0]
+    drawn = {
+        "energy": draw(run, trainer.average, config.n_from_noise, y=y),
+        "mixture": mixture_samples(run, config.n_samples),
+        "labelled mixture": mixture_samples(run, config.n_samples, with_labels=True),
+        "real images": images(run)[1],
+    }
+    return drawn, {name: scores_of(run, x) for name, x in drawn.items()}
+
+
+def drawn_at_random(run):
+    """{model: Fréchet distance} of samples whose clusters, or Gaussians, are drawn at random: what even shares are worth."""
+    config, (trainer, _) = run.config, trained(run)
+    y = trainer.y[torch.randint(len(trainer.y), (config.n_samples,), device=run.device)]
+    drawn = {"energy": draw(run, trainer.average, config.n_from_noise, y=y)}
+    drawn["mixture"] = mixture_samples(run, config.n_samples, by_share=False)
+    return {name: frechet_to_test(run, x) for name, x in drawn.items()}
+
+
+def animate(run, energy, labels, name, n_frames=40):
     """GIF of 25 chains on their way from noise to digits, the later frames further apart."""
-    shape, steps = SHAPES[run.config.dataset], 0
+    shape, steps, y = SHAPES[run.config.dataset], 0, shared_out(labels, 1, 25)[0]
     x = torch.randn(1, 25, math.prod(shape), device=run.device)
     fig, ax = plt.subplots(figsize=(3.6, 3.9), layout="tight")
     writer = PillowWriter(fps=6)
     with run.whole(name) as path:
         writer.setup(fig, path, dpi=70)  # not `saving`: interrupted before the first frame it hides why
         for mark in sorted({0, *np.geomspace(1, run.config.n_from_noise, n_frames).astype(int).tolist()}):
-            langevin(energy, x, mark - steps, run.config.step_size)
+            langevin(energy, x, mark - steps, run.config.step_size, y=y)
             must_stay_near(x)
             steps = mark
             ax.clear()
@@ -998,118 +1348,332 @@ def animate(run, energy, name, n_frames=40):
     plt.close(fig)
 
 
-def section_digits(run):
-    """Digits from pure noise, held against real images, copies and a Gaussian mixture: fitted in a blink, and no worse."""
-    config, (x, x_test, _, _) = run.config, images(run)
-    trainer, seconds = trained(run)
-    run.metric("training_seconds", seconds)
-    run.metric("classifier_accuracy", judge(run)[1], against=("guessing", 0.1))
-    drawn = draw(run, trainer.average, config.n_from_noise)
-    start = time.perf_counter()
-    mixture = mixture_samples(run, config.n_samples)
-    run.metric("mixture_seconds", time.perf_counter() - start)
-    floor = frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[: config.n_samples]])
-    run.metric("frechet_real", floor, against=("the same images", 0))
-    frechet = frechet_and_sem(run, drawn)
-    run.metric("frechet_from_noise", *frechet, against=("real images", floor))
-    buffer = denoised(run, trainer.average, trainer.buffer.chains.flatten(0, 2)[None])
-    run.metric("frechet_buffer", frechet_to_test(run, buffer), against=("from noise", frechet[0]))
-    run.metric("frechet_mixture", frechet_to_test(run, mixture), against=("from noise", frechet[0]))
-    for name, part in (("from_noise", drawn), ("mixture", mixture)):
-        even = frechet_to_test(run, even_classes(run, part))
-        run.metric(f"frechet_{name}_even_classes", even, against=("real images", floor))
-    for name, part in (("", drawn), ("_mixture", mixture), ("_real", x_test)):
-        run.metric("two_sample_accuracy" + name, *two_sample_accuracy(run, part), against=("cannot be told apart", 0.5))
-    run.metric("class_entropy", class_entropy(run, drawn), against=("real images", class_entropy(run, x_test)))
-    distances = {name: nearest_distances(part, x) for name, part in (("from noise", drawn), ("new real images", x_test))}
-    held_out = distances["new real images"].median()
-    run.metric("nearest_training_image", distances["from noise"].median(), against=("new real images", held_out))
+def draw_mosaics(drawn, scores, shape):
+    """Real images, and 64 of each model."""
+    fig, axes = plt.subplots(1, 4, figsize=(14, 4), layout="constrained")
+    for ax, name in zip(axes, ("real images", "energy", "mixture", "labelled mixture"), strict=True):
+        distance = "" if name == "real images" else f": Fréchet {scores[name].frechet:.2f}"
+        show_images(ax, drawn[name][:64], shape, 8, name + distance)
+    return fig
 
-    animate(run, trainer.average, "digits_from_noise.gif")
-    fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="tight")
-    distance = frechet_to_test(run, mixture)
-    names = ("real images", f"from noise, Fréchet {frechet[0]:.2f}", f"Gaussian mixture, Fréchet {distance:.2f}")
-    for ax, part, name in zip(axes, (x_test, drawn, mixture), names, strict=True):
-        show_images(ax, part[:64], SHAPES[config.dataset], 8, name)
-    run.figure(fig, "samples")
 
-    fig, axes = plt.subplots(1, 3, figsize=(13, 4), layout="tight")
-    picks = drawn[:24]
+def draw_copies_and_classes(run, drawn):
+    """Samples above their nearest training images; how near those are; and how often each class is drawn."""
+    fig, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    x, picks = images(run)[0], drawn["energy"][:24]
     nearest = x[torch.cdist(picks, x).argmin(1)]
     pairs = torch.stack([picks.unflatten(0, (-1, 8)), nearest.unflatten(0, (-1, 8))], 1).flatten(0, 2)
-    show_images(axes[0], pairs, SHAPES[config.dataset], 8, "samples; below each, the nearest training image")
-    for (name, values), colour in zip(distances.items(), ("tab:orange", "tab:blue"), strict=True):
-        axes[1].hist(values.cpu().numpy(), 25, density=True, histtype="step", lw=2, color=colour, label=name)
+    show_images(axes[0], pairs, SHAPES[run.config.dataset], 8, "samples; below each, the nearest training image")
+    colours = {"energy": "tab:orange", "mixture": "0.6", "real images": "tab:blue"}
+    for i, (name, colour) in enumerate(colours.items()):
+        distances = to_numpy(nearest_distances(drawn[name], x))
+        axes[1].hist(distances, 25, density=True, histtype="step", lw=2, color=colour, label=name)
+        share = to_numpy(torch.bincount(classes(run, drawn[name]), minlength=10) / len(drawn[name]))
+        axes[2].bar(np.arange(10) + 0.28 * (i - 1), share, 0.26, color=colour)
     axes[1].set(title="copies would pile up at 0", xlabel="distance to the nearest training image", ylabel="density")
-    axes[1].legend()
-    for i, (part, label) in enumerate(((x_test, "real images"), (drawn, "from noise"), (mixture, "mixture"))):
-        share = torch.bincount(classes(run, part), minlength=10) / len(part)
-        colour = ("tab:blue", "tab:orange", "0.6")[i]
-        axes[2].bar(np.arange(10) + 0.28 * (i - 1), share.cpu().numpy(), 0.26, color=colour, label=label)
-    axes[2].set(title="what is off: the classes' shares", xlabel="class", ylabel="share", xticks=range(10))
-    axes[2].set_ylim(0, 1.5 * axes[2].get_ylim()[1])
-    axes[2].legend()
-    run.figure(fig, "copies_and_classes")
+    axes[2].set(title="how often each class is drawn", xlabel="class", ylabel="share", xticks=range(10))
+    fig.legend(loc="outside lower right", ncols=3)
+    return fig
+
+
+def record_scores(run, scores):
+    """The metrics of {name: Scores}: the energy's beside the mixture's, and those beside real images."""
+    real, floor = scores["real images"], frechet_floor(run)
+    for name, s in scores.items():
+        if name != "real images":
+            beside, other = ("mixture", scores["mixture"]) if name == "energy" else ("real images", real)
+            run.metric(f"{name}: Frechet distance", s.frechet, s.sem, ("real images", floor))
+            run.metric(f"{name}: Frechet, classes made even", s.even, against=("real images", floor))
+            run.metric(f"{name}: two-sample accuracy", s.told, s.told_sem, (beside, other.told))
+            run.metric(f"{name}: class entropy (ln 10)", s.entropy, against=("real images", real.entropy))
+            run.metric(f"{name}: nearest training image", s.nearest, against=("new real images", real.nearest))
+
+
+def section_digits(run):
+    """Digits from pure noise, in the proportions of the data, held against real images, copies and tuned mixtures."""
+    trainer, seconds = trained(run)
+    run.metric("training (s)", seconds)
+    run.metric("the judge: accuracy", judge(run)[1], against=("guessing", 0.1))
+    drawn, scores = sample_and_score(run)
+    record_scores(run, scores)
+    random = drawn_at_random(run)
+    run.metric("energy, clusters at random: Frechet", random["energy"], against=("mixture, likewise", random["mixture"]))
+    buffer = denoised(run, trainer.average, trainer.buffer.chains[:, :1].flatten(0, 2)[None], trainer.y_chains.flatten())
+    run.metric("chains of the buffer: Frechet distance", frechet_to_test(run, buffer))
+    beyond = ("beyond 4/step chains explode", theory_stiffest(run.config.step_size))
+    for where, curvature in zip(("data", "noise"), measure_curvature(trainer), strict=True):
+        run.metric(f"stiffest curvature of E at {where}", curvature, against=beyond)
+    animate(run, trainer.average, trainer.y, "digits_from_noise.gif")
+    run.figure(draw_mosaics(drawn, scores, SHAPES[run.config.dataset]), "samples")
+    run.figure(draw_copies_and_classes(run, drawn), "copies_and_classes")
+    ranked = sorted(("energy", "mixture", "labelled mixture"), key=lambda name: scores[name].frechet)
+    run.say("by Frechet distance: " + ", ".join(f"{name} {scores[name].frechet:.2f}" for name in ranked))
 
 
 # %% 5. The long run
 # Samples that look right after some hundred steps prove that some hundred steps make digits, not that exp(-E) has its mass
-# there. Trained with short chains only, a network becomes a generator whose further steps lead anywhere (Nijkamp et al.
-# 2019, 2020). Chains of many ages in the buffer keep the long run to digits here. What still drifts shows when the samples
-# are judged twice, as they are and with their classes made even: digits stay digits, but a chain rarely turns from one
-# class into another, so the classes' shares are the last thing that the energy learns and the first that it forgets.
+# there. Trained with chains that always restart, a network becomes a generator: its samples are good after as many steps as
+# in training, and further steps lead anywhere (Nijkamp et al. 2019, 2020). Chains of many ages in the buffer teach what is
+# good after any number of steps. What still drifts without clusters shows when samples are judged twice, as they are and
+# with their classes made even: digits stay digits, and the classes' shares are what the energy forgets (part 6).
+
+
+def small(config):
+    """Settings of small networks that train in seconds, several side by side."""
+    config = replace(config, width=max(config.width // 4, 16))
+    return replace(config, batch_size=max(config.batch_size // 2, 1), n_chains=max(config.n_chains // 4, 1))
+
+
+def nothing(energy):
+    """What is done to an energy before and after each step of Adam, unless told otherwise."""
+
+
+def small_training(run, label, n_updates, n_clusters=1, before_step=nothing, after_step=nothing, **changes):
+    """Train n_seeds small networks side by side with these settings changed, and something done to the energy before or
+    after each step of Adam; returns the trainer, diverged or not."""
+    config, x = replace(small(run.config), **changes), images(run)[0]
+    torch.manual_seed(run.seed)
+    labels = find_clusters(x, n_clusters, run.seed)
+    energy = AutoEncoderEnergy(config.n_seeds, x.shape[1], config.width, config.sigma, n_clusters).to(run.device)
+    trainer = Trainer(energy, x, config, labels)
+    trainer.optimiser.register_step_pre_hook(lambda *_: before_step(energy))
+    trainer.optimiser.register_step_post_hook(lambda *_: after_step(energy))
+    with contextlib.suppress(Diverged):  # its samples will show it
+        trainer.run(n_updates, label)
+    return trainer
+
+
+def small_scores(run, trainer, marks):
+    """Fréchet distances (len(marks), n_seeds) of the networks' samples after so many Langevin steps from noise."""
+    config, energy, rows, done = trainer.config, trainer.average, [], 0
+    y = shared_out(trainer.y, 1, config.n_samples // 2)[0]
+    x = torch.randn(config.n_seeds, len(y), trainer.x.shape[1], device=run.device)
+    for mark in marks:
+        langevin(energy, x, mark - done, config.step_size, y=y)
+        clean = (x - config.data_noise**2 * energy.slope(x, y)).nan_to_num(1.0, 1.0, -1.0)
+        rows.append([frechet_to_test(run, part) for part in clean])
+        done = mark
+    return np.array(rows)
+
+
+def marks_up_to(n_steps):
+    """Numbers of Langevin steps at which chains are looked at, about evenly on a logarithmic axis."""
+    return sorted({max(int(n_steps * share), 1) for share in (0.004, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)})
+
+
+def with_and_without_buffer(run):
+    """{name: distances (n_marks, n_seeds)} at `marks`: chains kept in a buffer, and chains that always restart."""
+    marks = sorted({*marks_up_to(run.config.n_long // 2), run.config.n_langevin})
+    n_updates = 4 * run.config.n_short // 3
+    kinds = {"buffer": {}, "no buffer": {"reinit": 1.0}}
+    return marks, {
+        name: small_scores(run, small_training(run, name, n_updates, **changes), marks) for name, changes in kinds.items()
+    }
+
+
+class Mark(NamedTuple):
+    """Chains after so many steps: Fréchet distance, its error, with classes made even; entropy; energy above the data's."""
+
+    step: int
+    frechet: float
+    sem: float
+    even: float
+    entropy: float
+    drift: float
+
+
+def run_on(run):
+    """[Mark] of the trained energy's chains, and twelve of them at each mark."""
+    config, (trainer, _), rows, shown = run.config, trained(run), [], []
+    energy, y = trainer.average, shared_out(trainer.y, 1, config.n_samples)[0]
+    data = trainer.x[trainer.labelled.like(y)]  # of the same clusters: their energies have unknown Z's
+    data = (data + config.data_noise * torch.randn_like(data))[None]
+    x, done = torch.randn_like(data), 0
+    for step in marks_up_to(config.n_long):
+        clean = denoised(run, energy, travel(energy, x, step - done, config.step_size, y=y), y)
+        drift = (energy(x, y).mean() - energy(data, y).mean()).item()
+        even = frechet_to_test(run, even_classes(run, clean))
+        rows.append(Mark(step, *frechet_and_sem(run, clean), even, class_entropy(run, clean), drift))
+        shown.append(clean[:12])
+        done = step
+    return rows, shown
+
+
+def try_temperatures(run):
+    """{schedule: (Fréchet distance, its error)} of samples at other temperatures than that of the training."""
+    n_steps, (trainer, _) = run.config.n_from_noise, trained(run)
+    half = n_steps // 2
+    cooled = np.r_[np.ones(n_steps - half), np.linspace(1, 0, half)]
+    schedules, found = {"T = 1": 1.0, "T = 0.3": 0.3, "T = 1.5": 1.5, "1, then to 0": cooled}, {}
+    for name, temperature in schedules.items():
+        y = shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
+        found[name] = frechet_and_sem(run, draw(run, trainer.average, n_steps, temperature, y, len(y)))
+    return found
+
+
+def draw_long_run(rows, shown, scores, shape, n_from_noise):
+    """Quality against the chains' length, the chains themselves, and other temperatures."""
+    fig, axes = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
+    steps, frechet, sem, even, *_ = np.array(rows).T
+    axes[0].errorbar(steps, frechet, sem, fmt="o-", color="tab:orange", label="samples")
+    axes[0].plot(steps, even, "s-", color="tab:green", label="the same, classes made even")
+    axes[0].axvline(n_from_noise, color="k", ls=":", label="where samples are taken")
+    axes[0].set(title=f"after {steps[-1]:.0f} steps: {frechet[-1]:.2f}", xlabel="Langevin steps from noise", xscale="log")
+    axes[0].set(ylabel="Fréchet distance", yscale="log")
+    axes[0].legend(loc="upper right")
+    show_rows(axes[1], shown, [f"{step:.0f}" for step in steps], shape, "twelve chains", "Langevin steps from noise")
+    means, errors = zip(*scores.values(), strict=True)
+    axes[2].barh(list(scores), means, xerr=errors, color="tab:orange")
+    best = min(scores, key=lambda name: scores[name][0])
+    axes[2].set(title=f"best temperature: {best}", xlabel="Fréchet distance")
+    return fig
+
+
+def draw_buffer(marks, found, n_langevin):
+    """Quality against sampling length, of energies trained with and without a buffer."""
+    fig, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    for (name, distances), colour in zip(found.items(), ("tab:orange", "tab:blue"), strict=True):
+        ax.plot(marks, distances, color=colour, alpha=0.35, lw=1)
+        ax.plot(marks, distances.mean(1), "o-", color=colour, lw=2, label=f"trained with {name}, and each network")
+    ax.axvline(n_langevin, color="k", ls=":", label="the steps of a training update")
+    ax.set(xscale="log", yscale="log", xlabel="Langevin steps from noise", ylabel="Fréchet distance")
+    ax.set(title="a short run is good at its own length, and only there")
+    ax.legend()
+    return fig
 
 
 def section_longrun(run):
-    """Run the chains on and on: digits stay digits, their proportions drift; and T = 1, as in training, is best."""
-    config, (trainer, _) = run.config, trained(run)
-    energy, shape, rows = trainer.average, SHAPES[config.dataset], []
-    marks = sorted({max(int(config.n_long * share), 1) for share in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)})
-    some = torch.randperm(len(images(run)[0]), device=run.device)[: config.n_samples]
-    data = images(run)[0][some][None]
-    data = data + config.data_noise * torch.randn_like(data)
-    x, shown = torch.randn(1, config.n_samples, data.shape[-1], device=run.device), []
-    for before, step in zip([0, *marks], marks, strict=False):
-        clean = denoised(run, energy, travel(energy, x, step - before, config.step_size))
-        drift = (energy(x).mean() - energy(data).mean()).item()
-        even = frechet_to_test(run, even_classes(run, clean))
-        rows.append((step, *frechet_and_sem(run, clean), even))
-        shown.append(clean[:12])
-        run.metric(f"frechet_after_{step}", *rows[-1][1:3], against=("its classes made even", even))
-        run.metric(f"class_entropy_after_{step}", class_entropy(run, clean), against=("equal classes", 1))
-        run.metric(f"energy_above_data_after_{step}", drift, against=("if the model is right", 0))
-    n_steps = config.n_from_noise
-    half = n_steps // 2
-    schedules = {
-        "temperature_1": 1.0,
-        "temperature_0.3": 0.3,
-        "temperature_1.5": 1.5,
-        "annealed_to_0": np.r_[np.ones(n_steps - half), np.linspace(1, 0, half)],
+    """Run the chains on and on: a density stays where it is; a short run's energy is good at its own length only."""
+    config, (rows, shown) = run.config, run_on(run)
+    for row in rows:
+        run.metric(f"after {row.step} steps: Frechet distance", row.frechet, row.sem, ("its classes made even", row.even))
+        run.metric(f"after {row.step} steps: class entropy", row.entropy, against=("equal classes", 1))
+        run.metric(f"after {row.step} steps: energy above data (nats)", row.drift, against=("if the model is right", 0))
+    scores, (marks, found) = try_temperatures(run), with_and_without_buffer(run)
+    for name, (frechet, sem) in scores.items():
+        run.metric(f"{name}: Frechet distance", frechet, sem, ("T = 1", scores["T = 1"][0]))
+    for name, distances in found.items():
+        for mark, row in zip(marks, distances, strict=True):
+            run.metric(f"{name}, {mark} steps: Frechet distance", *mean_and_sem(row))
+    run.figure(draw_long_run(rows, shown, scores, SHAPES[config.dataset], config.n_from_noise), "drift")
+    run.figure(draw_buffer(marks, found, config.n_langevin), "short_run")
+    best = {name: marks[distances.mean(1).argmin()] for name, distances in found.items()}
+    run.say(f"the energy of the buffer is best after {best['buffer']} steps, that without one after {best['no buffer']}")
+
+
+# %% 6. Proportions: what the clusters take over
+# With one cluster the energy must find the proportions by itself, and fails slowly: the longer its chains run, the further
+# they drift. With more clusters less is left to drift, and what is left of the energy is smaller too: in the limit of a
+# cluster for each image p(x) would be a kernel density, which copies. So nearness to the training images is the price, and
+# two families are to be compared at equal nearness. A mixture of Gaussians walks along the same frontier, more components
+# being nearer and harder to tell from data: a cluster with a covariance in place of an energy.
+
+CURVE = (1, 4, 16, 32, 64, 128)  # clusters of the energy; for the mixture, components
+GAUSSIANS = (10, 20, 40, 60, 80, 120)
+
+
+class Point(NamedTuple):
+    """A model on the frontier: Fréchet distance soon and after a long run, two-sample accuracy, nearest training image."""
+
+    frechet: float
+    late: float
+    told: float
+    nearest: float
+
+
+def point(run, soon, late):
+    """The Point of images drawn soon (N, d) and of those after a long run."""
+    nearest = nearest_distances(soon, images(run)[0]).median().item()
+    return Point(frechet_to_test(run, soon), frechet_to_test(run, late), two_sample_accuracy(run, soon)[0], nearest)
+
+
+def sizes_for(run, sizes):
+    """Those sizes that the data and the chains can fill."""
+    most = min(run.config.n_chains, len(images(run)[0]) // 4)
+    return [size for size in sizes if size <= most]
+
+
+def energy_curve(run):
+    """{clusters: Point} of energies trained alike, for `n_curve` updates."""
+    config, x, points = run.config, images(run)[0], {}
+    for k in sizes_for(run, CURVE):
+        torch.manual_seed(run.seed)
+        energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, k).to(run.device)
+        trainer = Trainer(energy, x, config, find_clusters(x, k, run.seed)).run(config.n_curve, f"{k} clusters")
+        points[k] = run_to_two_marks(run, trainer)
+    return points
+
+
+def run_to_two_marks(run, trainer):
+    """The Point of a training: its chains after a third of n_from_noise steps, and after half of n_long."""
+    config, y = run.config, shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
+    first, last = max(config.n_from_noise // 3, 1), max(config.n_long // 2, 1)
+    x = torch.randn(1, len(y), trainer.x.shape[1], device=run.device)
+    soon = denoised(run, trainer.average, travel(trainer.average, x, first, config.step_size, y=y), y)
+    late = denoised(run, trainer.average, travel(trainer.average, x, max(last - first, 0), config.step_size, y=y), y)
+    return point(run, soon, late)
+
+
+def mixture_curve(run):
+    """{components: Point} of Gaussian mixtures, each the mean of n_seeds fits."""
+    points, n = {}, run.config.n_samples // 2
+    for k in sizes_for(run, GAUSSIANS):
+        fits = []
+        for seed in range(run.seed, run.seed + run.config.n_seeds):
+            drawn = draw_mixture(fit_mixture(images(run)[0], k, seed), n, np.random.default_rng(seed)).to(run.device)
+            fits.append(point(run, drawn, drawn))
+        points[k] = Point(*np.mean(fits, 0).tolist())
+    return points
+
+
+def told_at(points, nearest):
+    """The two-sample accuracy that {size: Point} reaches at this nearness, between its points by straight lines."""
+    line = sorted((p.nearest, p.told) for p in points.values())
+    return float(np.interp(nearest, *zip(*line, strict=True)))
+
+
+def draw_frontier(energies, mixtures):
+    """Left: quality and drift against the number of clusters. Right: what it costs in nearness."""
+    fig, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    for field, style, name in (("frechet", "o-", "soon"), ("late", "s--", "after a long run")):
+        axes[0].plot(list(energies), [getattr(p, field) for p in energies.values()], style, color="tab:orange", label=name)
+    axes[0].plot(list(mixtures), [p.frechet for p in mixtures.values()], "^-", color="0.5", label="Gaussian mixture")
+    axes[0].set(xscale="log", yscale="log", xlabel="clusters, or Gaussians", ylabel="Fréchet distance")
+    axes[0].set(title="clusters take over the proportions")
+    axes[0].legend()
+    for points, style, name in ((energies, "o-", "energy"), (mixtures, "^-", "Gaussian mixture")):
+        line = sorted((p.nearest, p.told, k) for k, p in points.items())
+        axes[1].plot(
+            [p[0] for p in line], [p[1] for p in line], style, color="tab:orange" if "energy" in name else "0.5", label=name
+        )
+        for nearest, told, k in line:
+            axes[1].annotate(str(k), (nearest, told), textcoords="offset points", xytext=(4, 5))
+    axes[1].axhline(0.5, color="k", ls="--", label="cannot be told apart")
+    axes[1].set(title="the frontier: nearer is a copy, lower is better")
+    axes[1].set(xlabel="distance to the nearest training image", ylabel="two-sample accuracy")
+    axes[1].legend()
+    return fig
+
+
+def section_proportions(run):
+    """What K-means takes over from the energy is the proportions: quality and copies, against the number of clusters."""
+    energies, mixtures = energy_curve(run), mixture_curve(run)
+    for kind, points in (("clusters", energies), ("Gaussians", mixtures)):
+        for k, p in points.items():
+            run.metric(f"{k} {kind}: Frechet distance", p.frechet, against=("after a long run", p.late))
+            beside = ("mixtures as near", told_at(mixtures, p.nearest))
+            run.metric(f"{k} {kind}: two-sample accuracy", p.told, against=beside)
+            run.metric(f"{k} {kind}: nearest training image", p.nearest)
+    run.figure(draw_frontier(energies, mixtures), "frontier")
+    best = {
+        kind: min(points, key=lambda k: points[k].frechet) for kind, points in (("energy", energies), ("mixture", mixtures))
     }
-    scores = {}
-    for name, temperature in schedules.items():
-        scores[name] = frechet_and_sem(run, draw(run, energy, n_steps, temperature, n=config.n_samples // 2))
-        run.metric(f"frechet_{name}", *scores[name], against=("T = 1", scores["temperature_1"][0]))
-
-    steps, frechet, sem, even = np.array(rows).T
-    fig, axes = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
-    axes[0].errorbar(steps, frechet, sem, fmt="o-", color="tab:orange", label="samples")
-    axes[0].plot(steps, even, "s-", color="tab:green", label="the same, classes made even")
-    axes[0].axvline(config.n_from_noise, color="k", ls=":", label="where samples are taken")
-    axes[0].set(title="what drifts is the classes", xlabel="Langevin steps from noise", xscale="log")
-    axes[0].set(ylabel="Fréchet distance", ylim=(0, 1.6 * max(frechet)))
-    axes[0].legend(loc="upper center")
-    show_images(axes[1], torch.cat(shown), shape, 12, "twelve chains")
-    middle = [(shape[1] + 1) * (i + 0.5) - 1 for i in range(len(marks))]
-    axes[1].set(frame_on=False, xticks=[], yticks=middle, yticklabels=marks, ylabel="Langevin steps from noise")
-    axes[1].axis("on")
-    means, errors = zip(*scores.values(), strict=True)
-    axes[2].barh([name.replace("_", " ") for name in scores], means, xerr=errors, color="tab:orange")
-    axes[2].set(title=f"T = 1, as in training, is best ({n_steps} steps)", xlabel="Fréchet distance")
-    run.figure(fig, "drift")
+    run.say(
+        f"lowest Frechet distance: the energy with {best['energy']} clusters, the mixture with {best['mixture']} Gaussians"
+    )
 
 
-# %% 6. Ablations
+# %% 7. Ablations
 # One change each, the same number of updates, several networks side by side in one batch of matrix products. Small networks
 # trained briefly, so the order matters and not the level; and not every order carries over: a wider step wins here, where
 # time is short. Each is sampled with the step it was trained with, for the same number of steps from noise.
@@ -1122,100 +1686,212 @@ def shrink(energy, limit=1.0):
             w.mul_((limit / torch.linalg.matrix_norm(w, 2)).clamp(max=1)[:, None, None])
 
 
-def section_ablations(run):
-    """Change one thing at a time: without the buffer, its restarts or a network free to bend, nothing works."""
-    config = replace(run.config, width=max(run.config.width // 4, 16))
-    config = replace(config, batch_size=max(config.batch_size // 2, 1), n_chains=config.n_chains // 4)
-    config, n_updates = replace(config, learning_rate=2 * config.learning_rate), 4 * config.n_short // 3
-    changes = {
+def clip(energy, longest=5.0):
+    """Shorten the weights' gradient to this length."""
+    nn.utils.clip_grad_norm_(energy.parameters(), longest)
+
+
+def changes_to_try(config):
+    """{name: what is changed in a small training}."""
+    return {
         "as it is": {},
-        "no buffer": {"reinit_young": 1.0, "reinit_old": 1.0},
-        "no restarts": {"reinit_young": 0.0, "reinit_old": 0.0},
-        "restart 20 %": {"reinit_young": 0.2, "reinit_old": 0.2},
+        "no clusters": {"n_clusters": 1},
+        "no buffer": {"reinit": 1.0},
+        "no restarts": {"reinit": 0.0},
+        "restart 20 %": {"reinit": 0.2},
         "5 Langevin steps": {"n_langevin": max(config.n_langevin // 4, 1)},
         "step / 4": {"step_size": config.step_size / 4},
         "step x 3": {"step_size": 3 * config.step_size},
+        "gradients clipped at 5": {"before_step": clip},
         "energy L2 x 1000": {"energy_l2": 1000 * config.energy_l2},
-        "spectral norm 1": {},
+        "spectral norm 1": {"after_step": shrink},
     }
-    x, d, scores = images(run)[0], images(run)[0].shape[1], {}
-    for name, change in changes.items():
-        torch.manual_seed(run.seed)
-        changed = replace(config, **change)
-        energy = AutoEncoderEnergy(config.n_seeds, d, config.width, config.sigma).to(run.device)
-        trainer = Trainer(energy, x, changed)
-        if name == "spectral norm 1":
-            trainer.optimiser.register_step_post_hook(lambda *_, energy=energy: shrink(energy))
-        with contextlib.suppress(Diverged):  # its samples will show it
-            trainer.run(n_updates, name)
-        noise = torch.randn(config.n_seeds, config.n_samples // 2, d, device=run.device)
-        ends = langevin(trainer.average, noise, max(config.n_from_noise // 3, 1), changed.step_size)
-        clean = (ends - changed.data_noise**2 * trainer.average.slope(ends)).nan_to_num(1.0, 1.0, -1.0)
-        key = name.replace(" ", "_").replace("/", "by").replace("%", "percent")
-        scores[name] = mean_and_sem([frechet_to_test(run, part) for part in clean])
-        run.metric(f"frechet_{key}", *scores[name], against=("as it is", scores["as it is"][0]))
 
-    fig, ax = plt.subplots(figsize=(10, 4.8), layout="tight")
-    means, errors = zip(*scores.values(), strict=True)
-    colours = ["tab:blue"] + ["tab:orange"] * (len(scores) - 1)
-    ax.barh(list(scores), means, xerr=errors, color=colours, capsize=4)
+
+def ablate(run):
+    """{name: Fréchet distances (n_seeds,)}, one change each."""
+    n_updates, mark, found = 4 * run.config.n_short // 3, max(run.config.n_from_noise // 3, 1), {}
+    for name, change in changes_to_try(run.config).items():
+        n_clusters = min(run.config.n_clusters, small(run.config).n_chains)
+        trainer = small_training(run, name, n_updates, **({"n_clusters": n_clusters} | change))
+        found[name] = small_scores(run, trainer, [mark])[0]
+    return found
+
+
+def draw_ablations(found, n_updates):
+    """A bar for each change, its error over networks."""
+    fig, ax = plt.subplots(figsize=(10, 4.8), layout="constrained")
+    means, errors = zip(*(mean_and_sem(distances) for distances in found.values()), strict=True)
+    colours = ["tab:blue"] + ["tab:orange"] * (len(found) - 1)
+    ax.barh(list(found), means, xerr=np.nan_to_num(errors), color=colours, capsize=4)
     ax.axvline(means[0], color="tab:blue", ls=":")
     ax.invert_yaxis()
-    title = f"one change each ({config.n_seeds} networks, {n_updates} updates): some break it, some hardly matter"
-    ax.set(title=title, xlabel="Fréchet distance of samples from noise")
-    run.figure(fig, "changes")
+    ax.set(title=f"one change each, {n_updates} updates", xlabel="Fréchet distance of samples from noise")
+    return fig
 
 
-# %% 7. Class-conditional energies
-# Give each class hidden biases of its own and let the rest be shared:
+def section_ablations(run):
+    """Change one thing at a time, on small networks in a short training: what breaks it, and what hardly matters?"""
+    found = ablate(run)
+    base = found["as it is"].mean()
+    for name, distances in found.items():
+        run.metric(f"{name}: Frechet distance", *mean_and_sem(distances), against=("as it is", base))
+    run.figure(draw_ablations(found, 4 * run.config.n_short // 3), "changes")
+    worst = sorted(found, key=lambda name: found[name].mean(), reverse=True)[:3]
+    run.say("what costs most: " + ", ".join(f"{name} ({found[name].mean():.1f}, not {base:.1f})" for name in worst))
+
+
+# %% 8. Class-conditional energies
+# Classes are clusters with a name: eq. (4) with the classes y in the place of k, and so is all that it needs. Two phases
+# *within each class*: were data and chains not matched, the gap would hold E(x, 3) of a batch with more threes, and each
+# update would lift or sink whole classes, at random.
 #
-#     p(x | y) = exp(-E(x, y))/Z(y)            two phases within each class: chains keep the class they were born with.  (5)
-#
-# Every Z(y) stays unknown, so argmin E(x, y) is no classifier: Bayes' rule needs the Z's, and nothing fixes their ratios. On
-# one seed it may do as well as the judge, on the next far worse (try --seed 1). And asked for even classes, the model is
-# spared what the unconditional one gets wrong: hold it against a mixture whose classes are made even, too.
+# Every Z(y) stays unknown, so argmin E(x, y) is no classifier by right: Bayes' rule needs the Z's, and nothing fixes their
+# ratios. Matched phases at least do not drive them apart. Asked for even classes, the model is spared what an
+# unconditional one must find out: hold it against a mixture that knows the classes, too.
+
+
+class Conditional(NamedTuple):
+    """A class-conditional energy: images (n, d), the classes asked of them, and whether each obeyed, (n,); and for the test
+    images whether the class of lowest energy is the right one, (N,)."""
+
+    drawn: torch.Tensor
+    asked: torch.Tensor
+    obeyed: torch.Tensor
+    lowest_is_right: torch.Tensor
+
+
+def train_with_classes(run):
+    """Conditional: trained on the labels, then asked for ten classes in equal numbers."""
+    config, (x, x_test, y, y_test) = run.config, images(run)
+    torch.manual_seed(run.seed)
+    energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, 10).to(run.device)
+    trainer = Trainer(energy, x, config, y).run(max(config.n_updates // 4, 2), "conditional")
+    asked = torch.arange(config.n_samples, device=run.device) % 10
+    drawn = draw(run, trainer.average, config.n_from_noise, y=asked)
+    return Conditional(drawn, asked, classes(run, drawn) == asked, lowest_energy(trainer.average, x_test) == y_test)
+
+
+@torch.no_grad()
+def lowest_energy(energy, x, n_classes=10):
+    """The class (N,) with the lowest E(x, y) of each image (N, d)."""
+    every = torch.arange(n_classes, device=x.device).repeat_interleave(len(x))
+    return energy(x.repeat(n_classes, 1)[None], every).reshape(n_classes, len(x)).argmin(0)
+
+
+def draw_classes(found, accuracy, shape):
+    """Samples, one class a column, and how often an independent classifier agrees."""
+    fig, axes = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
+    show_images(axes[0], found.drawn[:100], shape, 10, "samples, one class a column")
+    share = [found.obeyed[found.asked == k].float().mean().item() for k in range(10)]
+    axes[1].bar(range(10), share, color="tab:orange", label="samples in the class asked for")
+    axes[1].axhline(accuracy, color="k", ls="--", label="the judge on real test images")
+    axes[1].set(title=f"{found.obeyed.float().mean():.1%} are what was asked for", xlabel="class", ylabel="share")
+    axes[1].set(xticks=range(10), ylim=(0, 1.05))
+    fig.legend(loc="outside lower right", ncols=2)
+    return fig
 
 
 def section_conditional(run):
     """One more input asks for a class, and an independent classifier checks that the samples obey."""
-    config, (x, x_test, y, y_test) = run.config, images(run)
+    config, accuracy = run.config, judge(run)[1]
     if config.n_chains < 10:
         sys.exit("--n-chains must be at least 10 here: each class needs chains of its own")
-    torch.manual_seed(run.seed)
-    energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, 10).to(run.device)
-    trainer = Trainer(energy, x, config, y).run(max(int(0.25 * config.n_updates), 2), "conditional")
-    asked = torch.arange(config.n_samples, device=run.device) % 10
-    drawn = draw(run, trainer.average, config.n_from_noise, y=asked)
-    accuracy = judge(run)[1]
-    obeyed = (classes(run, drawn) == asked).float()
-    run.metric("asked_class_is_drawn", *mean_and_sem(obeyed.cpu()), against=("the judge on real images", accuracy))
-    mixture = mixture_samples(run, config.n_samples)
-    even = frechet_to_test(run, even_classes(run, mixture))
-    run.metric("frechet", *frechet_and_sem(run, drawn), against=("the mixture, classes made even", even))
-    told = two_sample_accuracy(run, mixture)[0]
-    run.metric("two_sample_accuracy", *two_sample_accuracy(run, drawn), against=("the mixture", told))
-    with torch.no_grad():
-        n = len(x_test)
-        energies = trainer.average(x_test.repeat(10, 1)[None], torch.arange(10, device=run.device).repeat_interleave(n))
-    lowest = energies.reshape(10, n).argmin(0)
-    run.metric("accuracy_of_lowest_energy", *mean_and_sem((lowest == y_test).cpu()), against=("the judge", accuracy))
-
-    fig, axes = plt.subplots(1, 2, figsize=(12, 5), layout="tight")
-    show_images(axes[0], drawn[:100], SHAPES[config.dataset], 10, "samples, one class a column")
-    share = [obeyed[asked == k].mean().item() for k in range(10)]
-    axes[1].bar(range(10), share, color="tab:orange", label="samples that the judge puts in the class asked for")
-    axes[1].axhline(accuracy, color="k", ls="--", label="the judge on real test images")
-    axes[1].set(title="it draws what it is asked for", xlabel="class", ylabel="share", ylim=(0, 1.3), xticks=range(10))
-    axes[1].legend()
-    run.figure(fig, "classes")
+    found, rival = train_with_classes(run), mixture_samples(run, config.n_samples, with_labels=True)
+    run.metric("asked class is drawn", *mean_and_sem(found.obeyed), against=("the judge on real images", accuracy))
+    frechet, told = frechet_to_test(run, rival), two_sample_accuracy(run, rival)[0]
+    run.metric("Frechet distance", *frechet_and_sem(run, found.drawn), against=("mixture with labels", frechet))
+    run.metric("two-sample accuracy", *two_sample_accuracy(run, found.drawn), against=("mixture with labels", told))
+    right = mean_and_sem(found.lowest_is_right)
+    run.metric("lowest energy is the right class", *right, against=("the judge", accuracy))
+    run.figure(draw_classes(found, accuracy, SHAPES[config.dataset]), "classes")
+    run.say(f"the lowest energy names the right class of {right[0]:.1%}, though no Z is known; the judge of {accuracy:.1%}")
 
 
-# %% 8. Scale
-# The same file on a GPU: --device auto. Numbers of half the width (bfloat16) where they pay: on convolutions, with the
-# channels last in memory, and only for ∇ₓE, whose error then hides under Langevin's noise; the weights' gradients stay in
-# float32. A checkpoint goes on as if nothing had happened. And under torchrun each process moves chains of its own, and
-# DistributedDataParallel averages the gradients: since the loss is a mean over the batch, that is the gradient of the joined
-# batch.
+# %% 9. Scale
+# The same file on a GPU: --device auto. Numbers of half the width (bfloat16) on convolutions, with the channels last in
+# memory, and only for ∇ₓE, whose error then hides under Langevin's noise; the weights' gradients stay in float32. Whether
+# that is faster is the processor's affair: with units made for it by several times, without them it is many times slower.
+# So it is measured first. Larger images want other settings, too: a hidden unit that sees more pixels bends E more, and most
+# of all at noise, where chains start: a step wider than 4 over the curvature there throws them out (`digits` prints both).
+# With the settings of 8x8 images 28x28 images diverge, so σ and the data's noise grow with the images, and Adam's rate falls
+# (`SUITED`).
+#
+# A checkpoint holds everything that the next update depends on: weights, their average, Adam's moments, chains, labels, the
+# random state, the step. It is written to a file beside it which is then renamed; a rename happens whole or not at all, so
+# a killed run leaves the last checkpoint or the one before it, never half of one.
+#
+# Under torchrun each process moves chains of its own, and DistributedDataParallel averages the gradients: since the loss is
+# a mean over the batch, that is the gradient of the joined batch. The first process collects all chains for a checkpoint.
+
+# a training with another of these is another training; another of those may be meant, and is said
+SAME = ("dataset", "split", "architecture", "width", "sigma", "n_clusters", "data_noise", "batch_size", "n_chains")
+SAID = ("n_updates", "n_langevin", "step_size", "reinit", "learning_rate", "warm_up", "energy_l2", "ema", "precision")
+
+
+def joined():
+    """Whether several processes train together."""
+    return dist is not None and dist.is_available() and dist.is_initialized()
+
+
+def device_stream(x):
+    """What keeps the random numbers of the GPU that x is on, or None."""
+    return {"cuda": torch.cuda, "mps": torch.mps}.get(x.device.type)
+
+
+def save_checkpoint(trainer, path):
+    """Write the trainer's state to `path`, whole or not at all; every rank calls it, the first writes."""
+    own = {"chains": trainer.buffer.chains, "at": trainer.buffer.at, "random": torch.get_rng_state()}
+    own |= {"y_chains": trainer.y_chains}
+    if device_stream(trainer.x):
+        own["random_device"] = device_stream(trainer.x).get_rng_state()
+    ranks = [own]
+    if joined():
+        ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(own, ranks)
+    if ranks is None:
+        return
+    parts = {name: getattr(trainer, name).state_dict() for name in ("energy", "average", "optimiser")}
+    settings = {name: getattr(trainer.config, name) for name in SAME + SAID}
+    partial = Path(path).with_name(f".partial-{Path(path).name}")
+    try:
+        with open(partial, "wb") as file:  # a full disk is an OSError here
+            whole = {"settings": settings, "step": trainer.step, "history": trainer.history, "ranks": ranks, "y": trainer.y}
+            torch.save(parts | whole, file)
+        put_in_place(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(trainer, path):
+    """Put the trainer into the state saved at `path`; returns what was set otherwise until then, a list of (name, value).
+    Ends the run with one line if that cannot be done."""
+    n_ranks, rank = (dist.get_world_size(), dist.get_rank()) if joined() else (1, 0)
+    seed = torch.initial_seed()
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)  # numbers only: no code from a stranger's file
+        for name, ours in [(name, getattr(trainer.config, name)) for name in SAME]:
+            if saved["settings"][name] != ours:
+                sys.exit(f"--resume: {path} was trained with {name} {saved['settings'][name]}, not {ours}")
+        if len(saved["ranks"]) != n_ranks:
+            sys.exit(f"--resume: {path} was trained by {len(saved['ranks'])} processes, not {n_ranks}")
+        own = saved["ranks"][rank]
+        for name in ("energy", "average", "optimiser"):
+            getattr(trainer, name).load_state_dict(saved[name])
+        trainer.step, trainer.history, trainer.buffer.at = saved["step"], saved["history"], own["at"]
+        trainer.buffer.chains.copy_(own["chains"])
+        if trainer.y is not None:  # clusters found with another seed bear other numbers
+            trainer.label(saved["y"].to(trainer.y))
+            trainer.y_chains.copy_(own["y_chains"])
+        torch.set_rng_state(own["random"])
+        if device_stream(trainer.x) and "random_device" in own:
+            device_stream(trainer.x).set_rng_state(own["random_device"])
+        others = [(name, value) for name, value in saved["settings"].items() if value != getattr(trainer.config, name)]
+        return others + [("seed", torch.initial_seed())] * (torch.initial_seed() != seed)
+    except FileNotFoundError:
+        sys.exit(f"--resume: there is no file {path}")
+    except Exception:  # a truncated or foreign file raises many kinds
+        sys.exit(f"--resume: {path} is damaged, or no checkpoint of this module")
 
 
 def seconds_of(job, n=5):
@@ -1228,45 +1904,70 @@ def seconds_of(job, n=5):
     return np.diff(times).min()
 
 
-def section_scale(run):
-    """The same file grows: numbers of half the width where they pay, and checkpoints that go on bit for bit."""
-    config, shape = run.config, (3, 32, 32)
-    n = 16 if config.n_short < 100 else 128
-    x = torch.randn(1, n, math.prod(shape), device=run.device)
-    plain = Energy(conv(shape)).to(run.device)
+class Precision(NamedTuple):
+    """Seconds of an input gradient, and its relative error beside float32."""
+
+    seconds: float
+    error: float
+
+
+def compare_precisions(device, n):
+    """{numbers: Precision} of the slope of a convolutional energy on n colour images of 32x32 pixels."""
+    shape = (3, 32, 32)
+    x, plain = torch.randn(1, n, math.prod(shape), device=device), Energy(conv(shape)).to(device)
     nn.init.normal_(plain.trunk[-1].weight, std=0.05)
-    energies = {"float32": plain, "bfloat16": copy.deepcopy(plain), "bfloat16_channels_last": copy.deepcopy(plain)}
-    for name in ("bfloat16", "bfloat16_channels_last"):
-        energies[name].precision = torch.bfloat16
-    energies["bfloat16_channels_last"].to(memory_format=torch.channels_last)
-    exact, seconds = plain.slope(x) - x, {}
-    for name, energy in energies.items():
-        seconds[name] = seconds_of(lambda energy=energy: energy.slope(x))
-        run.metric(f"conv_slope_{name}_seconds", seconds[name])
-        if energy is not plain:
-            error = (energy.slope(x) - x - exact).norm() / exact.norm()
-            run.metric(f"conv_slope_{name}_error", error, against=("float32", 0), within=0.02)
+    exact, found = plain.slope(x) - x, {}
+    for name, precision, layout in (
+        ("float32", torch.float32, torch.contiguous_format),
+        ("bfloat16", torch.bfloat16, torch.contiguous_format),
+        ("bfloat16, channels last", torch.bfloat16, torch.channels_last),
+    ):
+        energy = copy.deepcopy(plain).to(memory_format=layout)
+        energy.precision = precision
+        error = (energy.slope(x) - x - exact).norm() / exact.norm()
+        found[name] = Precision(seconds_of(lambda energy=energy: energy.slope(x)), error.item())
+    return found
 
-    def short(n_updates, path=None, resume=None):
+
+def stop_and_go_on(run, path):
+    """The largest difference of averaged weights between a training of eight updates and one that stopped after four."""
+    config = replace(run.config, n_langevin=5, checkpoint_every=2)
+
+    def short(n_updates, resume=False):
         torch.manual_seed(run.seed)
-        trainer = Trainer(build(tiny).to(run.device), images(run)[0], tiny)
+        trainer = Trainer(build(config).to(run.device), images(run)[0], config)
         if resume:
-            load_checkpoint(trainer, resume)
-        save = (lambda t: t.step == 4 and save_checkpoint(t, path)) if path else None
-        return trainer.run(n_updates, "resumed" if resume else "whole", save)
+            load_checkpoint(trainer, path)
+        return trainer.run(n_updates, "resumed" if resume else "whole", lambda t: t.step == 4 and save_checkpoint(t, path))
 
-    tiny, path = replace(config, n_langevin=5, checkpoint_every=2), run.out / "scale_checkpoint.pt"
-    whole, resumed = short(8, path), short(8, resume=path)
-    pairs = zip(whole.average.parameters(), resumed.average.parameters(), strict=True)
-    difference = max((a - b).abs().max().item() for a, b in pairs)
-    run.metric("resumed_minus_uninterrupted", difference, against=("bit for bit", 0), within=0)
+    pairs = zip(short(8).average.parameters(), short(8, True).average.parameters(), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
 
-    fig, ax = plt.subplots(figsize=(8, 4), layout="tight")
-    ax.barh([name.replace("_", " ") for name in seconds], [1e3 * s for s in seconds.values()], color="tab:orange")
-    faster = seconds["float32"] / seconds["bfloat16_channels_last"]
-    ax.set(title=f"convolutions at half the width: {faster:.1f} times as fast here")
+
+def draw_precisions(found, n):
+    """A bar for each kind of number."""
+    fig, ax = plt.subplots(figsize=(9, 4), layout="constrained")
+    ax.barh(list(found), [1e3 * p.seconds for p in found.values()], color="tab:orange")
+    ratio = found["float32"].seconds / found["bfloat16, channels last"].seconds
+    said = f"{ratio:.1f} times as fast" if ratio > 1 else f"{1 / ratio:.1f} times slower"
+    ax.set(title=f"bfloat16 on this processor: {said}")
     ax.set(xlabel=f"input gradient of a convolutional energy, {n} colour images (milliseconds)")
-    run.figure(fig, "precision")
+    return fig
+
+
+def section_scale(run):
+    """The same file grows: numbers of half the width where they pay here, and checkpoints that go on bit for bit."""
+    n = 16 if run.config.n_short < 100 else 128
+    found = compare_precisions(run.device, n)
+    for name, precision in found.items():
+        run.metric(f"{name}: slope (ms)", 1e3 * precision.seconds)
+        if name != "float32":
+            run.metric(f"{name}: relative error", precision.error, None, ("float32", 0), 0.02)
+    difference = stop_and_go_on(run, run.out / "scale_checkpoint.pt")
+    run.metric("resumed minus uninterrupted", difference, None, ("bit for bit", 0), 0)
+    run.figure(draw_precisions(found, n), "precision")
+    fastest = min(found, key=lambda name: found[name].seconds)
+    run.say(f"fastest here: {fastest}; so --precision {'bfloat16' if 'bf' in fastest else 'float32'} for convolutions")
 
 
 SECTIONS = {
@@ -1275,6 +1976,7 @@ SECTIONS = {
     "truth2d": section_truth2d,
     "digits": section_digits,
     "longrun": section_longrun,
+    "proportions": section_proportions,
     "ablations": section_ablations,
     "conditional": section_conditional,
     "scale": section_scale,
@@ -1482,7 +2184,8 @@ def parse_args(argv=None):
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write to {args.out}: {error.strerror}")
-    return args, replace(Config(), **((SMOKE if args.smoke else {}) | given))
+    suited = globals().get("SUITED", {}).get(given.get("dataset"), {})  # what a data set wants otherwise
+    return args, replace(Config(), **(suited | (SMOKE if args.smoke else {}) | given))
 
 
 # Copied from 01_ebm_foundations.py: main

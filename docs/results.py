@@ -1,6 +1,6 @@
 """Make the README's table of results and its pictures: python docs/results.py
 
-Runs module 07's digits and its long run for the seeds 0, 1 and 2 into outputs/results (about 7 minutes;
+Runs module 07's digits and its long run for the seeds 0, 1 and 2 into outputs/results (about 8 minutes;
 what lies there already is used), writes the table between the README's marks, and copies seed 0's samples and animation.
 """
 
@@ -15,31 +15,40 @@ ROOT = Path(__file__).parent.parent
 FOLDER, SEEDS, PICTURES = ROOT / "outputs" / "results", (0, 1, 2), ("digits_samples.png", "digits_from_noise.gif")
 BEGIN, END = "<!-- results: made by docs/results.py -->\n", "<!-- end of results -->"
 ROWS = [  # what it is, the metric, the number that stands beside it and what that is
-    ("Fréchet distance, from noise", "digits/frechet_from_noise", ("digits/frechet_mixture", "value"), "mixture"),
     (
-        "the same, classes made even",
-        "digits/frechet_from_noise_even_classes",
-        ("digits/frechet_mixture_even_classes", "value"),
-        "mixture",
+        "Fréchet distance, from noise",
+        "digits/energy: Frechet distance",
+        ("digits/energy: Frechet distance", "reference"),
+        "real images",
     ),
-    ("Fréchet distance, chains of the buffer", "digits/frechet_buffer", ("digits/frechet_real", "value"), "real images"),
+    ("the same, tuned mixture", "digits/mixture: Frechet distance", ("", ""), ""),
+    ("the same, tuned mixture with labels", "digits/labelled mixture: Frechet distance", ("", ""), ""),
+    (
+        "the same, clusters at random",
+        "digits/energy, clusters at random: Frechet",
+        ("digits/energy, clusters at random: Frechet", "reference"),
+        "mixture, likewise",
+    ),
     (
         "two-sample accuracy (0.5: the same)",
-        "digits/two_sample_accuracy",
-        ("digits/two_sample_accuracy_mixture", "value"),
+        "digits/energy: two-sample accuracy",
+        ("digits/energy: two-sample accuracy", "reference"),
         "mixture",
     ),
-    ("class entropy (1: even)", "digits/class_entropy", ("digits/class_entropy", "reference"), "real images"),
+    (
+        "class entropy (1: even)",
+        "digits/energy: class entropy (ln 10)",
+        ("digits/energy: class entropy (ln 10)", "reference"),
+        "real images",
+    ),
     (
         "nearest training image",
-        "digits/nearest_training_image",
-        ("digits/nearest_training_image", "reference"),
-        "new real images",
+        "digits/energy: nearest training image",
+        ("digits/mixture: nearest training image", "value"),
+        "mixture",
     ),
-    ("Fréchet distance after 5,000 steps", "longrun/frechet_after_5000", ("", ""), ""),
-    ("Fréchet distance after 10,000 steps", "longrun/frechet_after_10000", ("", ""), ""),
-    ("accuracy of the judging classifier", "digits/classifier_accuracy", ("", ""), ""),
-    ("training time, in that of the mixture", "digits/training_seconds / digits/mixture_seconds", ("", ""), ""),
+    ("Fréchet distance after 5,000 steps", "longrun/after 5000 steps: Frechet distance", ("", ""), ""),
+    ("accuracy of the judging classifier", "digits/the judge: accuracy", ("", ""), ""),
 ]
 
 
@@ -56,18 +65,12 @@ def results(seed):
     return metrics
 
 
-def value(metrics, name):
-    """The metric of that name, or the ratio of two: "a / b"."""
-    first, *rest = (metrics[part]["value"] for part in name.split(" / "))
-    return first / rest[0] if rest else first
-
-
 def table(runs):
     """The table as Markdown: every metric for each seed, mean and standard deviation, and what stands beside it."""
     head = ["8x8 digits, module 07", *(f"seed {seed}" for seed in SEEDS), "mean ± std", "beside it, mean"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for label, name, (other, key), kind in ROWS:
-        values = [value(metrics, name) for metrics in runs]
+        values = [metrics[name]["value"] for metrics in runs]
         beside = f"{statistics.mean(metrics[other][key] for metrics in runs):.3g} ({kind})" if kind else ""
         mean = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g}"
         lines.append("| " + " | ".join([label, *(f"{value:.3g}" for value in values), mean, beside]) + " |")
