@@ -548,7 +548,9 @@ def clusters_alone(run, n):
     labels = find_clusters(x, run.config.n_clusters, run.seed)
     parts = [in_float64(x[labels == k]) for k in labels.unique()]
     variances = [np.full(x.shape[1], part.var(0).mean() + 1e-6) for part in parts]
-    mixture = Mixture(np.array([len(p) for p in parts]) / len(x), np.stack([p.mean(0) for p in parts]), np.stack(variances))
+    mixture = MixtureOfGaussians(
+        np.array([len(p) for p in parts]) / len(x), np.stack([p.mean(0) for p in parts]), np.stack(variances)
+    )
     return draw_mixture(mixture, n, np.random.default_rng(run.seed)).to(run.device)
 
 
@@ -1204,7 +1206,7 @@ def find_clusters(x, n_clusters, seed):
     return torch.as_tensor(means.predict(seen), dtype=torch.int64, device=x.device)
 
 
-class Mixture(NamedTuple):
+class MixtureOfGaussians(NamedTuple):
     """K Gaussians: their weights (K,), means (K, d), and covariances (K, d, d), or variances (K, d)."""
 
     weights: np.ndarray
@@ -1219,7 +1221,9 @@ def fit_mixture(x, n_components, seed, y=None):
     fits = [GaussianMixture(n_components, covariance_type=kind, reg_covar=1e-3, random_state=seed) for _ in parts]
     fits = [(fit.fit(in_float64(part)), len(part) / len(x)) for fit, part in zip(fits, parts, strict=True)]
     weights = np.concatenate([share * fit.weights_ for fit, share in fits])
-    return Mixture(weights, *(np.concatenate([getattr(f, name) for f, _ in fits]) for name in ("means_", "covariances_")))
+    return MixtureOfGaussians(
+        weights, *(np.concatenate([getattr(f, name) for f, _ in fits]) for name in ("means_", "covariances_"))
+    )
 
 
 def draw_mixture(mixture, n, rng, by_share=True):

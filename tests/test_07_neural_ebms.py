@@ -1175,13 +1175,13 @@ def test_a_mixture_is_drawn_with_its_moments_each_gaussian_by_its_share_or_at_ra
     roots = 0.05 * rng.normal(size=(3, 2, 2))
     covariances = roots @ roots.swapaxes(1, 2) + 1e-4 * np.eye(2) if kind == "full" else roots[:, 0] ** 2
     for by_share in (True, False):
-        x = m.draw_mixture(m.Mixture(weights, means, covariances), n, rng, by_share).double().numpy()
+        x = m.draw_mixture(m.MixtureOfGaussians(weights, means, covariances), n, rng, by_share).double().numpy()
         full = covariances if kind == "full" else np.stack([np.diag(c) for c in covariances])
         centre = weights @ means
         spread = np.einsum("k,kij->ij", weights, full + np.einsum("ki,kj->kij", means - centre, means - centre))
         np.testing.assert_allclose(x.mean(0), centre, atol=5 * 0.15 / n**0.5)
         np.testing.assert_allclose(np.cov(x.T), spread, atol=6e-4)
-    tight, counts = m.Mixture(weights, means, np.full((3, 2), 1e-12)), {True: [], False: []}
+    tight, counts = m.MixtureOfGaussians(weights, means, np.full((3, 2), 1e-12)), {True: [], False: []}
     for by_share, seen in counts.items():
         for _ in range(40):
             x = m.draw_mixture(tight, 1000, rng, by_share).numpy()
@@ -1332,7 +1332,9 @@ def test_a_point_on_the_curve_is_drawn_early_and_scored_again_late(run, monkeypa
 
 def test_both_families_walk_over_their_sizes_from_the_runs_seed(run, monkeypatch):
     fits = []
-    monkeypatch.setattr(m, "fit_mixture", lambda x, k, seed: fits.append((k, seed)) or m.Mixture(None, None, None))
+    monkeypatch.setattr(
+        m, "fit_mixture", lambda x, k, seed: fits.append((k, seed)) or m.MixtureOfGaussians(None, None, None)
+    )
     monkeypatch.setattr(m, "draw_mixture", lambda mixture, n, rng: torch.full((n, 64), float(fits[-1][1])))
     monkeypatch.setattr(m, "point", lambda run, soon, late: m.Point(*[soon.mean().item()] * 4))
     run.seed = 3
