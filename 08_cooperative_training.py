@@ -578,7 +578,7 @@ def nearest_distances(x, x_train):
     return torch.cat([torch.cdist(part, x_train).amin(1) for part in x.split(500)])
 
 
-class Scores(NamedTuple):
+class DigitScores(NamedTuple):
     """What samples are worth."""
 
     frechet: float
@@ -591,7 +591,7 @@ class Scores(NamedTuple):
 
 
 def score_images(run, x):
-    """Scores of images x (N, d); ends the run if they are lost: clipped, they would look like images."""
+    """DigitScores of images x (N, d); ends the run if they are lost: clipped, they would look like images."""
     if not (x.abs() < 1000).all():
         raise Diverged(f"the sampling diverged: {CURES}")
     digits, quarters = digits_of(run), [frechet_to_test(run, part) for part in x.tensor_split(4)]
@@ -599,7 +599,7 @@ def score_images(run, x):
     nearest = nearest_distances(x, digits.x)
     copies = (nearest < nearest_distances(digits.x_test, digits.x).quantile(0.01)).float().mean().item()
     frechet = frechet_to_test(run, x), mean_and_sem(quarters)[1]
-    return Scores(*frechet, *two_sample_accuracy(x, digits.x), entropy, nearest.median().item(), copies)
+    return DigitScores(*frechet, *two_sample_accuracy(x, digits.x), entropy, nearest.median().item(), copies)
 
 
 @torch.no_grad()
@@ -618,7 +618,7 @@ def clean_mean(energy, x, c=None):
 class CoopOnDigits(NamedTuple):
     """CoopNets on digits."""
 
-    scores: dict  # {way of sampling: Scores}
+    scores: dict  # {way of sampling: DigitScores}
     from_noise: dict  # {Langevin steps from noise: Fréchet distance}
     kept: dict  # {lesson: what share of the revised images' variance g(z) explains, beyond s²}
     images: dict  # {way of sampling: 40 images}
@@ -753,8 +753,8 @@ def record_lessons(run, lessons, on_ring):
         run.metric(f"ring, {name}: KL to the energy (nats)", found.kl, against=("the energy itself", 0))
 
 
-def record_scores(run, name, scores, floor):
-    """The metrics of Scores, under a name."""
+def record_digit_scores(run, name, scores, floor):
+    """The metrics of DigitScores, under a name."""
     run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("real images", floor))
     run.metric(f"{name}: told from real", scores.told, scores.told_sem, ("cannot be told", 0.5))
     run.metric(f"{name}: class entropy", scores.entropy, against=("even classes", 1))
@@ -769,7 +769,7 @@ def section_coopnets(run):
     run.figure(draw_lessons(lessons, on_ring), "lessons")
     found = measure_coopnets(run)
     for name, scores in found.scores.items():
-        record_scores(run, name, scores, found.floor)
+        record_digit_scores(run, name, scores, found.floor)
     for name, share in found.kept.items():
         run.metric(f"digits, {name}: variance kept", share, against=("all that is not noise", 1))
     for steps, distance in found.from_noise.items():
@@ -1290,7 +1290,7 @@ class OnLabels(NamedTuple):
     """JEM and its rivals on digits."""
 
     classified: dict  # {method: Graded}
-    scores: Scores  # of JEM's samples
+    scores: DigitScores  # of JEM's samples
     images: torch.Tensor  # some of them
     ood: dict  # {(set, score): AUROC}
     few: dict  # {method: right (N,) with five labels a class}
@@ -1304,7 +1304,7 @@ REGULARISED = {"noise": 0.4, "decay": 0.0}
 
 def ood_scores(run, jem, plain):
     """{score: function of images (N, d), high inside}: of JEM, of the plain classifier, and of a mixture."""
-    mixture = fit_mixture(digits_of(run).x, run.seed)
+    mixture = mixture_fitted(digits_of(run).x, run.seed)
     return {
         "JEM, -E": lambda x: -jem(x),
         "plain, confidence": lambda x: plain.class_scores(x).softmax(1).amax(1),
@@ -1313,7 +1313,7 @@ def ood_scores(run, jem, plain):
     }
 
 
-def fit_mixture(x, seed, n_components=40):
+def mixture_fitted(x, seed, n_components=40):
     """A mixture of Gaussians fitted to images x (N, d)."""
     n_components = min(n_components, len(x) // 10)
     return GaussianMixture(n_components, reg_covar=1e-3, random_state=seed).fit(as_float64(x))
@@ -1426,7 +1426,7 @@ def section_jem(run):
     record_on_mixture(run, on_mixture)
     run.figure(draw_on_mixture(on_mixture), "freedom")
     record_classified(run, found)
-    record_scores(run, "JEM's samples", found.scores, found.floor)
+    record_digit_scores(run, "JEM's samples", found.scores, found.floor)
     for (name, kind), value in found.ood.items():
         run.metric(f"AUROC, {name}: {kind}", value, against=("chance", 0.5))
     for name, right in found.few.items():
@@ -1792,7 +1792,7 @@ def make_vae(run, clusters, n_updates):
 
 def make_mixture(run, clusters, n_updates):
     """A mixture of 40 Gaussians; it has no updates, and takes a fraction of the others' time."""
-    mixture = fit_mixture(clusters.x, run.seed)
+    mixture = mixture_fitted(clusters.x, run.seed)
 
     def draw(n):
         x = np.random.default_rng(run.seed).permutation(mixture.sample(n)[0])  # they come in the order of the components
@@ -1823,7 +1823,7 @@ RIVALS = {
 class Entry(NamedTuple):
     """A line of the table."""
 
-    scores: Scores
+    scores: DigitScores
     training: float  # seconds
     sampling: float  # seconds for 1,000 images
     images: torch.Tensor  # some of them
@@ -1878,7 +1878,7 @@ def section_comparison(run):
     """Seven models of the same digits at equal training time, by one judge: what they are worth, and what a sample costs."""
     (entries, lost), floor = compare(run), real_floor(run)
     for name, entry in entries.items():
-        record_scores(run, name, entry.scores, floor)
+        record_digit_scores(run, name, entry.scores, floor)
         run.metric(f"{name}: training (s)", entry.training)
         run.metric(f"{name}: 1,000 samples (s)", entry.sampling)
     run.metric("models that diverged", len(lost), against=("none", 0))
@@ -2081,7 +2081,8 @@ def parse_args(argv=None):
         parser.error(str(error))
     except OSError as error:
         parser.error(f"cannot write to {args.out}: {error.strerror}")
-    return args, replace(Config(), **((SMOKE if args.smoke else {}) | given))
+    suited = globals().get("SUITED", {}).get(given.get("dataset"), {})  # what a data set wants otherwise
+    return args, replace(Config(), **(suited | (SMOKE if args.smoke else {}) | given))
 
 
 # Copied from 01_ebm_foundations.py: main

@@ -864,7 +864,7 @@ def test_a_comparison_counts_who_diverged_and_gives_each_its_pace(monkeypatch):
 
 
 def planted_scores(frechet):
-    return m.Scores(frechet, 0.01, 0.7, 0.01, 0.99, 2.0, 0.01)
+    return m.DigitScores(frechet, 0.01, 0.7, 0.01, 0.99, 2.0, 0.01)
 
 
 def planted_coopnets(revised=0.2, far=(9.0, 5.0, 3.0), kept=(0.5, 0.9)):
