@@ -672,7 +672,7 @@ def test_section_loop_compares_each_recipe_with_the_noise_and_the_kept_update_wi
     proper = ("E at T = 1", 22.5)
     assert run.metrics["cold, consistent: denoising by E/T (dB)"] == (22.4, None, proper, 0.05)
     assert run.metrics["less noise: denoising by E/T (dB)"] == (6.0, None, proper, None)
-    assert run.metrics["T = 1: mean gap, second half (nats)"].value == 2
+    assert run.metrics["T = 1: late gap, mean (nats)"].value == 2
     assert run.metrics["divergence noticed at update"].against[1] == 50
     assert run.metrics["last good state: update"] == (49, None, ("written at", 50), 0)
     assert "16.5 dB worse" in run.said[0]
