@@ -89,7 +89,7 @@ class Config:
     n_from_noise: Annotated[int, "Langevin steps from noise to such an image"] = 1500
     n_long: Annotated[int, "Langevin steps of the long run"] = 5000
     n_short: Annotated[int, "updates of the short trainings: architectures, loop, ablations"] = 400
-    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 1000
+    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 500
     n_2d: Annotated[int, "updates in two dimensions"] = 600
     n_seeds: Annotated[int, "networks trained side by side in the ablations, and mixtures fitted"] = 3
     n_components: Annotated[int, "Gaussians in the mixture to compare with, chosen on validation images"] = 60
@@ -507,13 +507,13 @@ def contenders(config):
     return {
         "auto-encoder": Contender(AutoEncoderEnergy(1, d, config.width, sigma, config.n_clusters), n, {}),
         "auto-encoder, ReLU": contender(mlp(d, config.width, d, nn.ReLU, n_hidden=1), 0.7, sigma, {}),
-        "conv. auto-encoder": contender(conv_autoencoder(shape), 1.5, 1.5 * sigma, few),
-        "MLP": contender(mlp(d, half), 0.6, 1.5 * sigma, scalar),
-        "MLP, ReLU": contender(mlp(d, half, activation=nn.ReLU), 0.6, 1.5 * sigma, scalar),
+        "conv. auto-encoder": contender(conv_autoencoder(shape), 1.0, 1.5 * sigma, few),
+        "MLP": contender(mlp(d, half), 0.4, 1.5 * sigma, scalar),
+        "MLP, ReLU": contender(mlp(d, half, activation=nn.ReLU), 0.4, 1.5 * sigma, scalar),
         "MLP, spectral norm": contender(mlp(d, half, norm=spectral_norm), 0.4, 1.5 * sigma, scalar),
-        "conv.": contender(conv(shape), 0.5, 1.5 * sigma, scalar | few),
-        "conv., max pool": contender(conv(shape, pool=nn.MaxPool2d), 0.5, 1.5 * sigma, scalar | few),
-        "residual": contender(residual(shape), 0.3, 1.5 * sigma, scalar | few),
+        "conv.": contender(conv(shape), 0.25, 1.5 * sigma, scalar | few),
+        "conv., max pool": contender(conv(shape, pool=nn.MaxPool2d), 0.25, 1.5 * sigma, scalar | few),
+        "residual": contender(residual(shape), 0.15, 1.5 * sigma, scalar | few),
     }
 
 
