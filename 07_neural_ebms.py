@@ -536,7 +536,7 @@ def compare_architectures(run):
     for name, (energy, n_updates, changes) in contenders(config).items():
         start, changed = time.perf_counter(), replace(config, **changes)
         trainer = Trainer(energy.to(run.device), x, changed, labels).run(n_updates, name)
-        seconds, n_steps = time.perf_counter() - start, config.n_from_noise // 5
+        seconds, n_steps = time.perf_counter() - start, max(config.n_from_noise // 10, 1)
         drawn = own_random_stream(draw)(run, trainer.average, n_steps, y=y, n=len(y), step_size=changed.step_size)
         found[name] = Contest(seconds, drawn, *frechet_and_sem(run, drawn), two_sample_accuracy(run, drawn)[0])
     return found
@@ -1610,9 +1610,9 @@ def energy_curve(run):
 
 
 def run_to_two_marks(run, trainer):
-    """The Point of a training: its chains after a third of n_from_noise steps, and after half of n_long."""
+    """The Point of a training: its chains after a third of n_from_noise steps, and after a quarter of n_long."""
     config, y = run.config, shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
-    first, last = max(config.n_from_noise // 3, 1), max(config.n_long // 2, 1)
+    first, last = max(config.n_from_noise // 3, 1), max(config.n_long // 4, 1)
     x = torch.randn(1, len(y), trainer.x.shape[1], device=run.device)
     soon = denoised(run, trainer.average, travel(trainer.average, x, first, config.step_size, y=y), y)
     late = denoised(run, trainer.average, travel(trainer.average, x, max(last - first, 0), config.step_size, y=y), y)

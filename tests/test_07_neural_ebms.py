@@ -1326,7 +1326,7 @@ def test_a_point_on_the_curve_is_drawn_early_and_scored_again_late(run, monkeypa
     monkeypatch.setattr(m, "travel", lambda energy, x, n, step, y: travelled.append((n, y)) or x)
     monkeypatch.setattr(m, "denoised", lambda run, energy, x, y: f"after {sum(n for n, _ in travelled)}")
     monkeypatch.setattr(m, "point", lambda run, soon, late: (soon, late))
-    assert m.run_to_two_marks(run, trainer) == (f"after {config.n_from_noise // 3}", f"after {config.n_long // 2}")
+    assert m.run_to_two_marks(run, trainer) == (f"after {config.n_from_noise // 3}", f"after {config.n_long // 4}")
     assert torch.bincount(travelled[0][1]).tolist() == [5] * 4
 
 
