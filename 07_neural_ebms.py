@@ -89,7 +89,7 @@ class Config:
     n_from_noise: Annotated[int, "Langevin steps from noise to such an image"] = 1500
     n_long: Annotated[int, "Langevin steps of the long run"] = 5000
     n_short: Annotated[int, "updates of the short trainings: architectures, loop, ablations"] = 400
-    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 500
+    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 900
     n_2d: Annotated[int, "updates in two dimensions"] = 600
     n_seeds: Annotated[int, "networks trained side by side in the ablations, and mixtures fitted"] = 3
     n_components: Annotated[int, "Gaussians in the mixture to compare with, chosen on validation images"] = 60
