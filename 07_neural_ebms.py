@@ -534,7 +534,7 @@ def compare_architectures(run):
     labels = find_clusters(x, config.n_clusters, run.seed)
     y = shared_out(labels, 1, config.n_samples // 2)[0]
     for name, (energy, n_updates, changes) in contenders(config).items():
-        start, changed = time.perf_counter(), replace(config, **changes)
+        start, changed = time.perf_counter(), replace(brief(config, n_updates), **changes)
         trainer = Trainer(energy.to(run.device), x, changed, labels).run(n_updates, name)
         seconds, n_steps = time.perf_counter() - start, max(config.n_from_noise // 10, 1)
         drawn = own_random_stream(draw)(run, trainer.average, n_steps, y=y, n=len(y), step_size=changed.step_size)
@@ -717,6 +717,11 @@ class Labelled:
     def like(self, y):
         """For each label of y (B,) the number of a random row that bears it, (B,)."""
         return self.rows[self.first[y] + (torch.rand(len(y), device=y.device) * self.count[y]).long()]
+
+
+def brief(config, n_updates):
+    """Settings for a training of so few updates that the warm-up would take most of them: a tenth is enough."""
+    return replace(config, warm_up=max(min(config.warm_up, n_updates // 10), 1))
 
 
 CURES = "try a smaller --step-size or --learning-rate, more --n-langevin, smoother activations (SiLU, not ReLU), a larger "
@@ -904,7 +909,7 @@ class Tempered(NamedTuple):
 
 def compare_temperatures(run, cold=0.01):
     """{recipe: Tempered}: at T = 1, with less noise only, and at that temperature with σ and ε to match."""
-    config, x, found = run.config, images(run)[0], {}
+    config, x, found = brief(run.config, run.config.n_short), images(run)[0], {}
     recipes = {"T = 1": (config, 1.0), "less noise": (config, cold), "cold, consistent": (made_cold(config, cold), cold)}
     for name, (changed, temperature) in recipes.items():
         torch.manual_seed(run.seed)  # the same weights, chains, data and noise for all
@@ -1435,7 +1440,7 @@ def nothing(energy):
 def small_training(run, label, n_updates, n_clusters=1, before_step=nothing, after_step=nothing, **changes):
     """Train n_seeds small networks side by side with these settings changed, and something done to the energy before or
     after each step of Adam; returns the trainer, diverged or not."""
-    config, x = replace(small(run.config), **changes), images(run)[0]
+    config, x = replace(brief(small(run.config), n_updates), **changes), images(run)[0]
     torch.manual_seed(run.seed)
     labels = find_clusters(x, n_clusters, run.seed)
     energy = AutoEncoderEnergy(config.n_seeds, x.shape[1], config.width, config.sigma, n_clusters).to(run.device)
@@ -1604,8 +1609,8 @@ def energy_curve(run):
     for k in sizes_for(run, CURVE):
         torch.manual_seed(run.seed)
         energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, k).to(run.device)
-        trainer = Trainer(energy, x, config, find_clusters(x, k, run.seed)).run(config.n_curve, f"{k} clusters")
-        points[k] = run_to_two_marks(run, trainer)
+        labels, changed = find_clusters(x, k, run.seed), brief(config, config.n_curve)
+        points[k] = run_to_two_marks(run, Trainer(energy, x, changed, labels).run(config.n_curve, f"{k} clusters"))
     return points
 
 
@@ -1771,7 +1776,8 @@ def train_with_classes(run):
     config, (x, x_test, y, y_test) = run.config, images(run)
     torch.manual_seed(run.seed)
     energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, 10).to(run.device)
-    trainer = Trainer(energy, x, config, y).run(max(config.n_updates // 4, 2), "conditional")
+    n_updates = max(config.n_updates // 4, 2)
+    trainer = Trainer(energy, x, brief(config, n_updates), y).run(n_updates, "conditional")
     asked = torch.arange(config.n_samples, device=run.device) % 10
     drawn = draw(run, trainer.average, config.n_from_noise, y=asked)
     return Conditional(drawn, asked, classes(run, drawn) == asked, lowest_energy(trainer.average, x_test) == y_test)

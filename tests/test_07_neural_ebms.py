@@ -485,7 +485,7 @@ def test_every_contender_is_trained_as_its_row_says_and_scored_by_samples_from_n
     monkeypatch.setattr(m, "frechet_and_sem", lambda run, drawn: (2.0, 0.1))
     monkeypatch.setattr(m, "two_sample_accuracy", lambda run, drawn: (0.8, 0.2))
     found = m.compare_architectures(run)
-    expected = [(name, c.n_updates, replace(run.config, **c.changes)) for name, c in energies.items()]
+    expected = [(name, c.n_updates, replace(m.brief(run.config, c.n_updates), **c.changes)) for name, c in energies.items()]
     assert trained == expected
     for (name, _, config), (ours, contest) in zip(expected, found.items(), strict=True):
         assert name == ours
@@ -800,6 +800,11 @@ def test_the_average_remembers_little_at_first_and_ema_later():
         trainer.update(0.05)
         torch.testing.assert_close(trainer.average.w1, memory * before + (1 - memory) * trainer.energy.w1.detach())
     assert not any(p.requires_grad for p in trainer.average.parameters())
+
+
+def test_a_brief_training_warms_up_over_a_tenth_of_it():
+    config = replace(m.Config(), warm_up=200)
+    assert [m.brief(config, n).warm_up for n in (5, 400, 4000)] == [1, 40, 200]
 
 
 def test_the_rate_rises_then_falls_to_0_and_checkpoints_come_in_time():
@@ -1274,7 +1279,7 @@ def test_a_small_training_changes_what_it_is_told_and_nothing_else(run):
     trainer = m.small_training(run, "", 3, 4, before.append, after.append, reinit=1.0)
     assert (trainer.step, trainer.config.reinit, len(before), len(after)) == (3, 1.0, 3, 3)
     assert trainer.y.max() == 3
-    assert trainer.config == replace(m.small(run.config), reinit=1.0)
+    assert trainer.config == replace(m.small(run.config), reinit=1.0, warm_up=1)
     lost = m.small_training(run, "", 3, 1, step_size=1e20)
     assert lost.step < 3  # a divergence is a result here
 
