@@ -1360,6 +1360,7 @@ def test_section_proportions_compares_at_equal_nearness(tmp_path, monkeypatch):
     assert run.metrics["32 clusters: two-sample accuracy"].against[1] == pytest.approx(0.5)
     assert run.metrics["32 clusters: two-sample accuracy"].against[0] == "mixtures as near"
     assert "energy with 32 clusters" in run.said[0]
+    assert "2 of 2 energies are told more easily" in run.said[1]
 
 
 # 7. Ablations
