@@ -1,7 +1,7 @@
 """Where the time of module 07 goes: a training step, its buffer, its Langevin: python tests/benchmarks/neural.py
 
 Default settings, digits, float32, one thread, interleaved in one process, the median of many rounds. In a training step
-sampling is Langevin on one block; the network's part is all that touches weights: forward, backward, clipping, Adam and the
+sampling is Langevin on one block; the network's part is all that touches weights: forward, backward, Adam and the
 average; bookkeeping is the rest: batches, buffer, diagnostics. What is asked for is nearness to a floor that the same run
 measures on the same processor. The floor of a Langevin step is its four products of matrices, the activation and its
 derivative, and the normal numbers; that of a visit to the buffer is what it must draw, a uniform number for each chain and a
@@ -43,7 +43,7 @@ def milliseconds(*functions, calls=1):
 
 def step_parts(m, config, trainer):
     """Milliseconds of (a training step, its sampling, its network)."""
-    (x, _), block = trainer.positives(), trainer.buffer.chains[0].clone()
+    x, block = trainer.positives(), trainer.buffer.chains[0].clone()
     chains, other = block.clone(), m.Trainer(m.build(config), trainer.x, config)
     return milliseconds(
         lambda: trainer.update(config.learning_rate),
@@ -54,8 +54,8 @@ def step_parts(m, config, trainer):
 
 def buffers(m, config, n_images, batch_size, d):
     """Milliseconds of a visit to (module 07's buffer, a list of images, the draws and copies that it cannot do without)."""
-    reinit, rng = (config.reinit_young, config.reinit_old), np.random.default_rng(0)
-    ours = m.ReplayBuffer(n_images // batch_size, 1, batch_size, d, reinit, "cpu")
+    rng = np.random.default_rng(0)
+    ours = m.ReplayBuffer(n_images // batch_size, 1, batch_size, d, config.reinit, "cpu")
     images = [torch.randn(1, d) for _ in range(n_images)]
     block, which = ours.chains[0, 0].clone(), torch.zeros(1, dtype=torch.int64)
 
