@@ -1875,7 +1875,7 @@ def draw_comparison(entries, floor):
 
 
 def section_comparison(run):
-    """Seven models of the same digits at equal training time, by one judge: what they are worth, and what a sample costs."""
+    """Seven models of the same digits after seconds of training, by one judge: what they are worth, what a sample costs."""
     (entries, lost), floor = compare(run), real_floor(run)
     for name, entry in entries.items():
         record_digit_scores(run, name, entry.scores, floor)
