@@ -8,7 +8,7 @@ of the model (module 01), and Langevin dynamics draws those samples, from chains
     E(x) = |x - g(x)|²/(2σ²)                          g a small network: the shape that learns fastest here,   (3)
     p(x) = Σₖ πₖ exp(-E(x, k))/Zₖ                     clusters k of the data, and the share πₖ of each.        (4)
 
-Run      python 07_neural_ebms.py                 all sections, about 5 min on one CPU core
+Run      python 07_neural_ebms.py                 all sections, seven to ten minutes on one CPU core
          python 07_neural_ebms.py --section digits --show
          python 07_neural_ebms.py --section digits --dataset mnist --checkpoint mnist.pt
          torchrun --nproc_per_node=2 07_neural_ebms.py      the section digits, each process with its own chains
@@ -90,7 +90,7 @@ class Config:
     n_long: Annotated[int, "Langevin steps of the long run"] = 5000
     n_short: Annotated[int, "updates of the short trainings: architectures, loop, ablations"] = 400
     n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 900
-    n_2d: Annotated[int, "updates in two dimensions"] = 600
+    n_2d: Annotated[int, "updates in two dimensions"] = 500
     n_seeds: Annotated[int, "networks trained side by side in the ablations, and mixtures fitted"] = 3
     n_components: Annotated[int, "Gaussians in the mixture to compare with, chosen on validation images"] = 60
     n_a_class: Annotated[int, "Gaussians a class in the mixture that knows the labels, chosen likewise"] = 6
@@ -532,7 +532,7 @@ def compare_architectures(run):
     """{name: Contest}: each trained alike, and sampled from noise."""
     config, x, found = run.config, images(run)[0], {}
     labels = find_clusters(x, config.n_clusters, run.seed)
-    y = shared_out(labels, 1, config.n_samples // 2)[0]
+    y = shared_out(labels, 1, config.n_samples // 4)[0]
     for name, (energy, n_updates, changes) in contenders(config).items():
         start, changed = time.perf_counter(), replace(brief(config, n_updates), **changes)
         trainer = Trainer(energy.to(run.device), x, changed, labels).run(n_updates, name)
@@ -1543,7 +1543,7 @@ def draw_buffer(marks, found, n_langevin):
     fig, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
     for (name, distances), colour in zip(found.items(), ("tab:orange", "tab:blue"), strict=True):
         ax.plot(marks, distances, color=colour, alpha=0.35, lw=1)
-        ax.plot(marks, distances.mean(1), "o-", color=colour, lw=2, label=f"trained with {name}, and each network")
+        ax.plot(marks, distances.mean(1), "o-", color=colour, lw=2, label=f"{name}: mean of networks, and each")
     ax.axvline(n_langevin, color="k", ls=":", label="the steps of a training update")
     ax.set(xscale="log", yscale="log", xlabel="Langevin steps from noise", ylabel="Fréchet distance")
     best = {name: marks[distances.mean(1).argmin()] for name, distances in found.items()}

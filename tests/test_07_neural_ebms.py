@@ -476,7 +476,7 @@ def test_every_contender_is_trained_as_its_row_says_and_scored_by_samples_from_n
             return self
 
     def drawn(run, energy, n_steps, y, n, step_size):
-        assert (n_steps, n, len(y)) == (1, 20, 20)
+        assert (n_steps, n, len(y)) == (1, 10, 10)
         return energy, step_size
 
     monkeypatch.setattr(m, "contenders", lambda config: energies)
