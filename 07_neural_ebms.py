@@ -510,10 +510,10 @@ def contenders(config):
         "conv. auto-encoder": contender(conv_autoencoder(shape), 1.0, 1.5 * sigma, few),
         "MLP": contender(mlp(d, half), 0.4, 1.0, scalar),
         "MLP, ReLU": contender(mlp(d, half, activation=nn.ReLU), 0.4, 1.0, scalar),
-        "MLP, spectral norm": contender(mlp(d, half, norm=spectral_norm), 0.4, 1.0, scalar),
-        "conv.": contender(conv(shape), 0.25, 1.0, scalar | few),
-        "conv., max pool": contender(conv(shape, pool=nn.MaxPool2d), 0.25, 1.0, scalar | few),
-        "residual": contender(residual(shape), 0.15, 1.0, scalar | few),
+        "MLP, spectral norm": contender(mlp(d, half, norm=spectral_norm), 0.3, 1.0, scalar),
+        "conv.": contender(conv(shape), 0.2, 1.0, scalar | few),
+        "conv., max pool": contender(conv(shape, pool=nn.MaxPool2d), 0.2, 1.0, scalar | few),
+        "residual": contender(residual(shape), 0.1, 1.0, scalar | few),
     }
 
 
