@@ -1,7 +1,7 @@
-"""Make the README's table of results and its pictures: python docs/results.py
+"""Make the README's tables of results and its pictures: python docs/results.py
 
-Runs module 07's digits and its long run for the seeds 0, 1 and 2 into outputs/results (about 8 minutes;
-what lies there already is used), writes the table between the README's marks, and copies seed 0's samples and animation.
+Runs sections of modules 07 and 08 over several seeds into outputs/results (half an hour on one quiet core; what lies there
+already is used), writes the tables between the README's marks, and copies seed 0's samples and animation.
 """
 
 import json
@@ -10,81 +10,121 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-FOLDER, SEEDS, PICTURES = ROOT / "outputs" / "results", (0, 1, 2), ("digits_samples.png", "digits_from_noise.gif")
-BEGIN, END = "<!-- results: made by docs/results.py -->\n", "<!-- end of results -->"
-ROWS = [  # what it is, the metric, the number that stands beside it and what that is
-    (
-        "Fréchet distance, from noise",
-        "digits/energy: Frechet distance",
-        ("digits/energy: Frechet distance", "reference"),
-        "real images",
+FOLDER, PICTURES = ROOT / "outputs" / "results", ("digits_samples.png", "digits_from_noise.gif")
+END = "<!-- end of results -->"
+
+
+class Row(NamedTuple):
+    """A line of a table: what it is, its metric, and what stands beside it: the metric, "value" or "reference", a word."""
+
+    label: str
+    metric: str
+    beside: tuple = ()
+
+
+class Table(NamedTuple):
+    """A table of the README: its first cell, the module's file, its seeds, the flags of each section, its rows."""
+
+    heading: str
+    path: str
+    seeds: tuple
+    sections: dict
+    rows: list
+
+    def mark(self):
+        """The line in the README after which the table stands."""
+        return f"<!-- results of {self.path[:2]}: made by docs/results.py -->\n"
+
+
+MODELS = {"energy (07)": "energy of module 07", "mixture": "tuned Gaussian mixture"}
+MODELS |= {name: name for name in ("CoopNets", "EBGAN", "JEM", "amortised", "VAE")}
+REAL = "reference", "real images"
+TABLES = [
+    Table(
+        "8x8 digits, module 07",
+        "07_neural_ebms.py",
+        (0, 1, 2, 3, 4),
+        {"digits": ["--checkpoint", "trained.pt"], "longrun": ["--resume", "trained.pt"]},
+        [
+            Row("Fréchet distance, from noise", "digits/energy: Frechet distance", REAL),
+            Row("the same, tuned mixture", "digits/mixture: Frechet distance"),
+            Row("the same, tuned mixture with labels", "digits/labelled mixture: Frechet distance"),
+            Row(
+                "the same, clusters at random",
+                "digits/energy, clusters at random: Frechet",
+                ("reference", "mixture, likewise"),
+            ),
+            Row("two-sample accuracy (0.5: the same)", "digits/energy: two-sample accuracy", ("reference", "mixture")),
+            Row("class entropy (1: even)", "digits/energy: class entropy (ln 10)", REAL),
+            Row("nearest training image", "digits/energy: nearest training image", REAL),
+            Row("the same, tuned mixture", "digits/mixture: nearest training image", REAL),
+            Row("Fréchet distance after 5,000 steps", "longrun/after 5000 steps: Frechet distance"),
+            Row("accuracy of the judging classifier", "digits/the judge: accuracy"),
+        ],
     ),
-    ("the same, tuned mixture", "digits/mixture: Frechet distance", ("", ""), ""),
-    ("the same, tuned mixture with labels", "digits/labelled mixture: Frechet distance", ("", ""), ""),
-    (
-        "the same, clusters at random",
-        "digits/energy, clusters at random: Frechet",
-        ("digits/energy, clusters at random: Frechet", "reference"),
-        "mixture, likewise",
+    Table(
+        "8x8 digits, module 08",
+        "08_cooperative_training.py",
+        (0, 1, 2),
+        {"coopnets": [], "amortised": [], "comparison": ["--n-compared", "2250"]},
+        [
+            Row("generator alone: Fréchet distance", "coopnets/generator alone: Frechet distance", REAL),
+            Row("and 10 Langevin steps", "coopnets/generator + 10 steps: Frechet distance", REAL),
+            Row("and 30 Langevin steps", "coopnets/generator + 30 steps: Frechet distance", REAL),
+            Row("steps from noise that do as much as 10", "coopnets/steps from noise that do as much as 10"),
+            Row("and 30: two-sample accuracy", "coopnets/generator + 30 steps: told from real", ("reference", "the same")),
+            Row("and 30: class entropy", "coopnets/generator + 30 steps: class entropy", ("reference", "even")),
+            Row(
+                "25 Gaussians: KL of shares (nats)",
+                "amortised/with entropy: KL of shares (nats)",
+                ("reference", "a perfect sampler"),
+            ),
+            *(Row(f"{MODELS[m]}: Fréchet distance", f"comparison/{m}: Frechet distance", REAL) for m in MODELS),
+            *(Row(f"{MODELS[m]}: two-sample accuracy", f"comparison/{m}: told from real") for m in MODELS),
+        ],
     ),
-    (
-        "two-sample accuracy (0.5: the same)",
-        "digits/energy: two-sample accuracy",
-        ("digits/energy: two-sample accuracy", "reference"),
-        "mixture",
-    ),
-    (
-        "class entropy (1: even)",
-        "digits/energy: class entropy (ln 10)",
-        ("digits/energy: class entropy (ln 10)", "reference"),
-        "real images",
-    ),
-    (
-        "nearest training image",
-        "digits/energy: nearest training image",
-        ("digits/mixture: nearest training image", "value"),
-        "mixture",
-    ),
-    ("Fréchet distance after 5,000 steps", "longrun/after 5000 steps: Frechet distance", ("", ""), ""),
-    ("accuracy of the judging classifier", "digits/the judge: accuracy", ("", ""), ""),
 ]
 
 
-def results(seed):
-    """Metrics of both sections for a seed; the second goes on from the first one's checkpoint."""
-    checkpoint, metrics = FOLDER / f"trained_{seed}.pt", {}
-    for section, flag in (("digits", "--checkpoint"), ("longrun", "--resume")):
-        out = FOLDER / f"{section}_{seed}"
+def results(table, seed):
+    """The metrics of a table's sections for a seed; a section may go on from the checkpoint of the one before it."""
+    metrics = {}
+    for section, flags in table.sections.items():
+        out = FOLDER / f"{table.path[:2]}_{section}_{seed}"
         if not (out / "metrics.json").exists():
             out.mkdir(parents=True, exist_ok=True)
-            flags = ["--section", section, "--seed", str(seed), flag, str(checkpoint), "--out", str(out)]
-            subprocess.run([sys.executable, ROOT / "07_neural_ebms.py", *flags], check=True)
+            flags = [str(FOLDER / f"seed_{seed}_{flag}") if flag.endswith(".pt") else flag for flag in flags]
+            command = [sys.executable, ROOT / table.path, "--section", section, "--seed", str(seed), "--out", str(out)]
+            subprocess.run(command + flags, check=True)
         metrics |= json.loads((out / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     return metrics
 
 
-def table(runs):
-    """The table as Markdown: every metric for each seed, mean and standard deviation, and what stands beside it."""
-    head = ["8x8 digits, module 07", *(f"seed {seed}" for seed in SEEDS), "mean ± std", "beside it, mean"]
+def markdown(table, runs):
+    """The table as Markdown: every metric for each seed, mean and standard deviation, and the mean of what stands beside."""
+    head = [table.heading, *(f"seed {seed}" for seed in table.seeds), "mean ± std", "beside it, mean"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for label, name, (other, key), kind in ROWS:
+    for label, name, beside in table.rows:
         values = [metrics[name]["value"] for metrics in runs]
-        beside = f"{statistics.mean(metrics[other][key] for metrics in runs):.3g} ({kind})" if kind else ""
         mean = f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g}"
-        lines.append("| " + " | ".join([label, *(f"{value:.3g}" for value in values), mean, beside]) + " |")
+        other = f"{statistics.mean(metrics[name][beside[0]] for metrics in runs):.3g} ({beside[1]})" if beside else ""
+        lines.append("| " + " | ".join([label, *(f"{value:.3g}" for value in values), mean, other]) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main():
     """Run what is missing, and write."""
-    runs = [results(seed) for seed in SEEDS]
-    before, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)
-    text = before + BEGIN + "\n" + table(runs) + "\n" + END + rest.partition(END)[2]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for table in TABLES:
+        before, mark, rest = text.partition(table.mark())
+        made = markdown(table, [results(table, seed) for seed in table.seeds])
+        text = before + mark + "\n" + made + "\n" + END + rest.partition(END)[2]
     (ROOT / "README.md").write_text(text, encoding="utf-8")
     for picture in PICTURES:
-        shutil.copy(FOLDER / f"digits_{SEEDS[0]}" / picture, ROOT / "docs" / picture)
+        shutil.copy(FOLDER / "07_digits_0" / picture, ROOT / "docs" / picture)
 
 
 if __name__ == "__main__":
