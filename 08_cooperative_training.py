@@ -67,6 +67,7 @@ class Config:
     width: Annotated[int, "hidden units of the energies of digits"] = 512
     sigma: Annotated[float, "the energies' unit of error"] = 0.2
     batch_size: Annotated[int, "images in a batch, and chains moved between two updates"] = 64
+    n_pairs: Annotated[int, "chains that CoopNets moves from the generator, and as many from noise, an update"] = 48
     n_langevin: Annotated[int, "Langevin steps between two updates, and from the generator to a sample"] = 10
     step_size: Annotated[float, "the Langevin step on digits"] = 0.01
     learning_rate: Annotated[float, "Adam's for energies of digits, after the warm-up; it falls linearly to 0"] = 4e-3
@@ -90,7 +91,16 @@ class Config:
                 sys.exit(complaint)
 
 
-SMOKE = {"n_repeats": 8, "n_ring": 6, "n_clusters": 4, "width": 32, "batch_size": 16, "n_langevin": 2, "n_cooperation": 8}
+SMOKE = {
+    "n_repeats": 8,
+    "n_ring": 6,
+    "n_clusters": 4,
+    "width": 32,
+    "batch_size": 16,
+    "n_pairs": 8,
+    "n_langevin": 2,
+    "n_cooperation": 8,
+}
 SMOKE |= {"n_ebgan": 6, "n_jem": 6, "n_plane": 10, "n_compared": 6, "n_from_noise": 4, "n_samples": 40}
 
 
@@ -137,15 +147,15 @@ def slope_of(energy):
 
 
 class Descent:
-    """Adam on some networks: the rate rises over a share `warm_up` of the updates and falls linearly to 0, long gradients
-    are shortened, an average of the weights is kept."""
+    """Adam on some networks: the rate rises over `warm_up` updates and falls linearly to 0, long gradients are shortened,
+    an average of the weights is kept."""
 
-    def __init__(self, nets, rate, n_updates, warm_up=0.0, max_norm=5.0, memory=0.999, b1=0.9):
+    def __init__(self, nets, rate, n_updates, warm_up=1, max_norm=5.0, memory=0.999, b1=0.9):
         self.parameters = [p for net in nets for p in net.parameters()]
         self.average = [copy.deepcopy(net).requires_grad_(False) for net in nets]
         self.kept = [p for net in self.average for p in net.parameters()]
         self.adam = torch.optim.Adam(self.parameters, rate, betas=(b1, 0.999), fused=True)
-        self.rate, self.n_updates, self.warm_up = rate, n_updates, max(warm_up * n_updates, 1)
+        self.rate, self.n_updates, self.warm_up = rate, n_updates, warm_up
         self.max_norm, self.memory, self.step = max_norm, memory, 0
 
     def left(self):
@@ -356,8 +366,8 @@ def measure_on_ring(n_updates, s=0.2):
 # (probabilistic PCA: Tipping & Bishop 1999). With s² = noise² it keeps all that k components hold; g may bend and keep more.
 #
 # An energy that meets only chains from the generator learns what is wrong *near the generator*: farther out nobody has ever
-# looked, and a chain from noise arrives nowhere. So half as many chains more are born of noise and persist (module 07). Then
-# one energy serves both starts, and what the generator saves is a number of Langevin steps. (Inferred z does not ask where
+# looked, and a chain from noise arrives nowhere. So as many chains more are born of noise, and persist (module 07). Then one
+# energy serves both starts, and what the generator saves is a number of Langevin steps. (Inferred z does not ask where
 # x came from, so the generator learns from these chains too; its own z it could not have.)
 
 DATA_NOISE = 0.2  # standard deviation of the noise added to the data: it gives the density a width
@@ -560,13 +570,13 @@ def revised(energy, x, c, config):
     return langevin(functools.partial(energy.slope, c=c), x, config.n_langevin, config.step_size)
 
 
-WARM_UP = 0.1  # of the updates
+WARM_UP = 150  # updates; with a third of them two brief trainings of three diverge
 
 
 def train_coopnets(clusters, config, n_updates, infers=True, from_noise=True):
     """CoopNets: the generator starts chains, learns from where they went, and the energy learns from them; with
-    `from_noise` half as many chains more are persistent and born of noise, and both learn from these too."""
-    d, device, n_born = clusters.x.shape[1], clusters.x.device, config.batch_size
+    `from_noise` as many chains more are persistent and born of noise, and both learn from these too."""
+    d, device, n_born = clusters.x.shape[1], clusters.x.device, config.n_pairs
     energy, generator = AutoEncoderEnergy(d, config.width, config.sigma, clusters.n), Generator(d, clusters.n)
     teacher = Descent([energy.to(device)], config.learning_rate, n_updates, WARM_UP)
     pupil = Descent([generator.to(device)], config.generator_rate, n_updates, WARM_UP)
@@ -576,7 +586,7 @@ def train_coopnets(clusters, config, n_updates, infers=True, from_noise=True):
         with torch.no_grad():
             x = generator.draw(z, c)
         if from_noise:
-            old, c_old = chains.next(-(-n_born // 2))
+            old, c_old = chains.next(n_born)
             x, c = torch.cat([x, old]), torch.cat([c, c_old])
         x = revised(energy, x, c, config)
         if from_noise:
@@ -759,22 +769,32 @@ def steps_needed(from_noise, goal):
     return math.inf
 
 
+NEAR, NEAR_LABEL = 0.3, "steps from noise to Frechet 0.3"  # about three times what real images have
 NOISE_MARKS = (10, 20, 30, 50, 100, 200, 500)
+
+
+def lost_from_noise(run, n_updates):
+    """`frechet_from_noise` of an energy that has met the generator's chains only; inf if its training diverged."""
+    try:
+        energy = train_coopnets(clusters_of(run), run.config, n_updates, from_noise=False).energy
+    except Diverged:
+        return dict.fromkeys(NOISE_MARKS, math.inf)
+    return frechet_from_noise(run, energy, NOISE_MARKS)
 
 
 @own_random_stream
 def measure_coopnets(run):
-    """CoopOnDigits: CoopNets trained long, and each lesson for a fourth of the updates on the generator's chains alone."""
+    """CoopOnDigits: CoopNets trained long; each lesson, and an energy without chains from noise, for a fourth of that."""
     torch.manual_seed(run.seed)
     config, clusters, n = run.config, clusters_of(run), run.config.n_samples
     coop = train_coopnets(clusters, config, config.n_cooperation)
     images = {k: draw_coopnets(coop, clusters, config, n, k) for k in (0, config.n_langevin, 3 * config.n_langevin)}
     brief = -(-config.n_cooperation // 4)
-    lessons = {name: train_coopnets(clusters, config, brief, name[0] == "i", False) for name in list(LESSONS)[:2]}
+    lessons = {name: train_coopnets(clusters, config, brief, name[0] == "i") for name in list(LESSONS)[:2]}
     return CoopOnDigits(
         scores={k: score_images(run, x) for k, x in images.items()},
         from_noise=frechet_from_noise(run, coop.energy, NOISE_MARKS),
-        lost=frechet_from_noise(run, lessons["inferred z"].energy, NOISE_MARKS),
+        lost=lost_from_noise(run, brief),
         kept={name: variance_kept(trained.generator, clusters) for name, trained in lessons.items()},
         linear=exact_linear_share(within(clusters.x, clusters.y), coop.generator.n_latent, coop.generator.s, DATA_NOISE),
         images={k: x[:40] for k, x in images.items()},
@@ -886,10 +906,11 @@ def record_coopnets(run, found):
     """The metrics of CoopOnDigits."""
     for k, scores in found.scores.items():
         record_digit_scores(run, way(k), scores, found.floor)
-    for k, scores in found.scores.items():
-        needed = steps_needed(found.from_noise, scores.frechet)
-        if k and math.isfinite(needed):
-            run.metric(f"steps from noise that do as much as {k}", needed, against=("from the generator", k))
+    k = min(k for k in found.scores if k)
+    for label, goal in ((f"steps from noise that do as much as {k}", found.scores[k].frechet), (NEAR_LABEL, NEAR)):
+        if math.isfinite(needed := steps_needed(found.from_noise, goal)):
+            steps = min((k for k, scores in found.scores.items() if scores.frechet <= goal), default=math.inf)
+            run.metric(label, needed, against=("from the generator", steps) if math.isfinite(steps) else None)
     for name, row in (("met both", found.from_noise), ("met its chains", found.lost)):
         for steps, distance in list(row.items())[-3::2]:
             if math.isfinite(distance):
@@ -904,11 +925,13 @@ def coop_sentences(found):
     alone, revised = found.scores[0].frechet, found.scores[k].frechet
     needed, never = (steps_needed(row, revised) for row in (found.from_noise, found.lost))
     far = f"it takes {needed:.0f}" if math.isfinite(needed) else f"the energy does not get there in {NOISE_MARKS[-1]}"
-    valid = "gets there too" if math.isfinite(never) else f"ends at {list(found.lost.values())[-1]:.2f}: no density there"
+    end = list(found.lost.values())[-1]
+    nowhere = f"ends at {end:.2f}" if math.isfinite(end) else "is lost: it diverged"
+    valid = "gets there too" if math.isfinite(never) else f"{nowhere}, no density there"
     better = "more" if found.kept["inferred z"] > found.kept["own z"] else "no more"
     return [
         f"{k} steps take the generator's images from {alone:.2f} to {revised:.2f}; from noise {far}",
-        f"an energy that met the generator's chains only {valid}, from noise",
+        f"from noise, an energy that met the generator's chains only {valid}",
         f"on digits, briefly trained, inferred z keeps {better} of the variance than own z: "
         f"{found.kept['inferred z']:.2f} beside {found.kept['own z']:.2f}",
     ]
@@ -1312,10 +1335,10 @@ def train_jem(x, y, x_all, config, n_updates):
     return descent.average[0]
 
 
-def train_classifier(x, y, config, n_updates, noise, decay):
+def train_classifier(x, y, config, n_updates, noise, decay, rate=1e-3):
     """The same network by cross entropy, on images with noise, with weight decay (of L2 kind, on the matrices)."""
     energy = AutoEncoderEnergy(x.shape[1], config.width, config.sigma, n_classes=10).to(x.device)
-    descent = Descent([energy], 1e-3, n_updates)
+    descent = Descent([energy], rate, n_updates)
     for _ in range(n_updates):
         some = torch.randint(len(x), (config.batch_size,), device=x.device)
         size = energy.w1.square().sum() + energy.head.weight.square().sum()
@@ -1732,7 +1755,7 @@ def train_amortised(clusters, config, n_updates):
     d, device, half = clusters.x.shape[1], clusters.x.device, -(-n_updates // 2)
     energy = AutoEncoderEnergy(d, config.width, config.sigma, clusters.n).to(device)
     generator, rate = train_vae(clusters, config, half), 0.1 * config.generator_rate
-    teacher, pupil = (Descent([net], rate, half, warm_up, b1=0.0) for net, warm_up in ((energy, WARM_UP), (generator, 0)))
+    teacher, pupil = (Descent([net], rate, half, warm_up, b1=0.0) for net, warm_up in ((energy, WARM_UP), (generator, 1)))
     generator.requires_grad_(True)
     for _ in Progress(range(half), "amortised"):
         c, z = clusters.draw(config.batch_size), generator.prior(config.batch_size)
