@@ -91,17 +91,9 @@ class Config:
                 sys.exit(complaint)
 
 
-SMOKE = {
-    "n_repeats": 8,
-    "n_ring": 6,
-    "n_clusters": 4,
-    "width": 32,
-    "batch_size": 16,
-    "n_pairs": 8,
-    "n_langevin": 2,
-    "n_cooperation": 8,
-}
-SMOKE |= {"n_ebgan": 6, "n_jem": 6, "n_plane": 10, "n_compared": 6, "n_from_noise": 4, "n_samples": 40}
+SMOKE = {"n_repeats": 8, "n_ring": 6, "n_clusters": 4, "width": 32, "batch_size": 16, "n_pairs": 8, "n_langevin": 2}
+SMOKE |= {"n_cooperation": 8, "n_ebgan": 6, "n_jem": 6, "n_plane": 10, "n_compared": 6, "n_from_noise": 4}
+SMOKE |= {"n_samples": 40}
 
 
 # %% 0. What all sections use
@@ -150,12 +142,12 @@ class Descent:
     """Adam on some networks: the rate rises over `warm_up` updates and falls linearly to 0, long gradients are shortened,
     an average of the weights is kept."""
 
-    def __init__(self, nets, rate, n_updates, warm_up=1, max_norm=5.0, memory=0.999, b1=0.9):
+    def __init__(self, nets, rate, n_updates, warm_up=0, max_norm=5.0, memory=0.999, b1=0.9):
         self.parameters = [p for net in nets for p in net.parameters()]
         self.average = [copy.deepcopy(net).requires_grad_(False) for net in nets]
         self.kept = [p for net in self.average for p in net.parameters()]
         self.adam = torch.optim.Adam(self.parameters, rate, betas=(b1, 0.999), fused=True)
-        self.rate, self.n_updates, self.warm_up = rate, n_updates, warm_up
+        self.rate, self.n_updates, self.warm_up = rate, n_updates, max(warm_up, 1)
         self.max_norm, self.memory, self.step = max_norm, memory, 0
 
     def left(self):
@@ -1755,8 +1747,8 @@ def train_amortised(clusters, config, n_updates):
     d, device, half = clusters.x.shape[1], clusters.x.device, -(-n_updates // 2)
     energy = AutoEncoderEnergy(d, config.width, config.sigma, clusters.n).to(device)
     generator, rate = train_vae(clusters, config, half), 0.1 * config.generator_rate
-    teacher, pupil = (Descent([net], rate, half, warm_up, b1=0.0) for net, warm_up in ((energy, WARM_UP), (generator, 1)))
-    generator.requires_grad_(True)
+    teacher = Descent([energy], rate, half, half // 10, b1=0.0)
+    pupil = Descent([generator.requires_grad_(True)], rate, half, half // 2, b1=0.0)
     for _ in Progress(range(half), "amortised"):
         c, z = clusters.draw(config.batch_size), generator.prior(config.batch_size)
         x = generator.draw(z, c)
