@@ -2039,14 +2039,17 @@ def section_comparison(run):
         run.metric(f"{name}: 1,000 samples (s)", entry.sampling)
     run.metric("models that diverged", len(lost), against=("none", 0))
     run.figure(draw_comparison(entries, floor), "table")
-    ranked = sorted(entries, key=lambda name: entries[name].scores.frechet)
-    for name in ranked[:2]:
-        scores = entries[name].scores
-        run.say(f"{name}: Frechet distance {scores.frechet:.2f}, told from real {scores.told:.2f}")
-    if len(ranked) > 2:
-        run.say(f"last: {ranked[-1]}, Frechet distance {entries[ranked[-1]].scores.frechet:.2f}")
-    if lost:
-        run.say(f"diverged: {', '.join(lost)}")
+    for sentence in comparison_sentences(entries, lost):
+        run.say(sentence)
+
+
+def comparison_sentences(entries, lost):
+    """Who is nearest to real digits, who is told from them least, who is last, who was lost."""
+    distance, told = ({name: getattr(entry.scores, key) for name, entry in entries.items()} for key in ("frechet", "told"))
+    ranked, least = sorted(distance, key=distance.get), min(told, key=told.get)
+    said = [f"nearest: {', '.join(f'{name} {distance[name]:.2f}' for name in ranked[:3])}; last: {ranked[-1]}"]
+    said.append(f"told from real images least: {least}, {told[least]:.2f}")
+    return said + ([f"diverged: {', '.join(lost)}"] if lost else [])
 
 
 SECTIONS = {

@@ -350,4 +350,16 @@ MUTANTS = [
         "an energy's step through the generator",
         AMORTISED,
     ),
+    (
+        "rate, half, half // 2, b1=0.0)",
+        "rate, half, b1=0.0)",
+        "a generator that follows an energy which has learnt nothing",
+        "test_an_amortised_energy_learns_before_its_generator_follows_and_neither_has_momentum",
+    ),
+    (
+        "x.new_zeros(n, x.shape[1]).index_add_(0, c, x)",
+        "x.new_zeros(n, x.shape[1]).index_add_(0, c, x) * 0",
+        "a variance about 0 and not within clusters",
+        "test_the_variance_within_clusters_is_that_about_each_clusters_mean",
+    ),
 ]

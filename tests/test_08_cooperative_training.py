@@ -918,6 +918,23 @@ def test_an_amortised_generator_descends_energy_minus_the_bound_and_feeds_the_en
     assert torch.equal(x_data.mean(1) < 0, c == low)
 
 
+def test_an_amortised_energy_learns_before_its_generator_follows_and_neither_has_momentum(monkeypatch):
+    made = []
+
+    class Spy(m.Descent):
+        def __init__(self, nets, rate, n_updates, warm_up=0, **options):
+            super().__init__(nets, rate, n_updates, warm_up, **options)
+            made.append((nets[0], n_updates, self.warm_up, self.adam.param_groups[0]["betas"][0]))
+
+    monkeypatch.setattr(m, "Descent", Spy)
+    m.train_amortised(some_clusters(), Notes().config, 40)
+    (_, n_vae, _, _), (energy, *of_energy), (generator, *of_generator) = made
+    assert (n_vae, of_energy, of_generator) == (20, [20, 2, 0.0], [20, 10, 0.0])
+    assert isinstance(energy, m.AutoEncoderEnergy)
+    assert isinstance(generator, m.Generator)
+    assert all(p.requires_grad for p in generator.parameters())
+
+
 # 6. Side by side
 
 
@@ -962,6 +979,13 @@ def test_a_comparison_counts_who_diverged_and_gives_each_its_pace(monkeypatch):
     m.section_comparison(run)
     assert run.metrics["models that diverged"].value == 1
     assert "diverged: b" in run.said
+    planted = {
+        name: m.Entry(planted_scores(f)._replace(told=t), 1, 1, None) for name, f, t in (("x", 2, 0.6), ("y", 1, 0.9))
+    }
+    assert m.comparison_sentences(planted, []) == [
+        "nearest: y 1.00, x 2.00; last: x",
+        "told from real images least: x, 0.60",
+    ]
 
 
 # The sections: what stands beside what
