@@ -280,7 +280,7 @@ def log_likelihoods(x, centres, s):
 
 
 @torch.no_grad()
-def posterior_draws(generator, x, s, n_bank=2000):
+def posterior_draws(generator, x, s, n_bank=1000):
     """For each x (B, d) one z (B, k), nearly from p(z | x) under x = g(z) + s n, by importance sampling from the prior."""
     z = torch.randn(n_bank, generator.weights[0].shape[0], device=x.device)
     return z[log_likelihoods(x, generator(z), s).softmax(1).multinomial(1)[:, 0]]
@@ -291,6 +291,12 @@ def ring_energy(x):
     return (x.norm(dim=-1) - 2).square() / (2 * 0.3**2)
 
 
+def ring_slope(x):
+    """Its slope by hand, (..., 2)."""
+    r = x.norm(dim=-1, keepdim=True)
+    return (1 - 2 / r) * x / 0.3**2
+
+
 def train_on_ring(infers, n_updates, s=0.2, n_steps=20, step_size=0.02, batch=256):
     """A generator taught by the ring's energy: its own z, or z inferred again, are regressed on the revised x."""
     generator = Net((2, 64, 64, 2))
@@ -299,7 +305,7 @@ def train_on_ring(infers, n_updates, s=0.2, n_steps=20, step_size=0.02, batch=25
         z = torch.randn(batch, 2)
         with torch.no_grad():
             start = generator(z) + s * torch.randn(batch, 2)
-        x = langevin(slope_of(ring_energy), start, n_steps, step_size)
+        x = langevin(ring_slope, start, n_steps, step_size)
         z = posterior_draws(generator, x, s) if infers else z
         descent.down((generator(z) - x).square().sum(1).mean() / (2 * s**2))
     return descent.average[0]
@@ -324,9 +330,9 @@ class OnLine(NamedTuple):
 
 
 class OnRing(NamedTuple):
-    """A generator taught on the ring: its KL divergence to the energy (nats), its density (n, n)."""
+    """Generators taught on the ring: their KL divergences to the energy (nats), (n,), and the first one's density."""
 
-    kl: float
+    kl: list
     q: torch.Tensor
 
 
@@ -338,10 +344,14 @@ def measure_lessons(n_rounds, n_repeats):
     }
 
 
-def measure_on_ring(n_updates, s=0.2):
+def measure_on_ring(n_updates, s=0.2, n_generators=3):
     """{lesson: OnRing} in two dimensions."""
-    trained = {name: train_on_ring(name == "inferred z", n_updates, s) for name in ("own z", "inferred z")}
-    return {name: OnRing(*kl_to_energy(generator, ring_energy, s)) for name, generator in trained.items()}
+    found = {}
+    for name in ("own z", "inferred z"):
+        trained = [train_on_ring(name == "inferred z", n_updates, s) for _ in range(n_generators)]
+        kls, qs = zip(*(kl_to_energy(generator, ring_energy, s) for generator in trained), strict=True)
+        found[name] = OnRing(kls, qs[0])
+    return found
 
 
 # %% 2. CoopNets on digits
@@ -747,6 +757,11 @@ def exact_linear_share(covariance, n_latent, s, noise):
     return ((eigenvalues[:n_latent] + noise**2 - s**2).clamp(min=0).sum() / eigenvalues.sum()).item()
 
 
+def worth_of(found, k):
+    """What k steps from the generator are worth: their Fréchet distance, and its standard error on top."""
+    return found.scores[k].frechet + found.scores[k].frechet_sem
+
+
 def steps_needed(from_noise, goal):
     """Langevin steps from noise to a Fréchet distance `goal`, between two marks by a line in the logarithms of both; inf
     where no mark is so near. from_noise: {steps: distance}."""
@@ -818,7 +833,7 @@ def draw_lessons(lessons, on_ring):
     for ax, (name, found) in zip(axes[1:], on_ring.items(), strict=True):
         ax.imshow(found.q.T.numpy(), origin="lower", extent=(-4, 4, -4, 4), cmap="magma")
         ax.add_patch(plt.Circle((0, 0), 2, fill=False, color="w", ls="--"))
-        ax.set(title=f"{name}: {found.kl:.2f} nats\nfrom the ring (dashed)", xlabel="$x_1$", ylabel="$x_2$")
+        ax.set(title=f"{name}: {found.kl[0]:.2f} nats\nfrom the ring (dashed)", xlabel="$x_1$", ylabel="$x_2$")
     return fig
 
 
@@ -849,7 +864,7 @@ def draw_coopnets_on_digits(found):
     ax.plot(list(starts), list(starts.values()), "s-", color="tab:blue", label="from the generator")
     ax.axhline(found.floor, color="k", ls="--", label="real images")
     k = min(starts)
-    needed = steps_needed(found.from_noise, starts[k])
+    needed = steps_needed(found.from_noise, worth_of(found, k))
     title = (
         f"{k} steps from the generator do what\n{needed:.0f} do from noise"
         if math.isfinite(needed)
@@ -869,7 +884,7 @@ def record_lessons(run, lessons, on_ring):
     mean, sem = mean_and_sem(lessons["likelihood"].w[-1].square() + 0.25)
     run.metric("line, likelihood: variance at the end", mean, sem, ("Langevin's own, 1/(1 - eps/4)", v))
     for name, found in on_ring.items():
-        run.metric(f"ring, {name}: KL to the energy (nats)", found.kl, against=("the energy itself", 0))
+        run.metric(f"ring, {name}: KL to the energy (nats)", *mean_and_sem(found.kl), ("the energy itself", 0))
 
 
 def record_digit_scores(run, name, scores, floor):
@@ -889,7 +904,8 @@ def section_coopnets(run):
     found = measure_coopnets(run)
     record_coopnets(run, found)
     run.figure(draw_coopnets_on_digits(found), "digits")
-    run.say(f"ring: own z ends {on_ring['own z'].kl:.2f} nats from the energy, inferred z {on_ring['inferred z'].kl:.2f}")
+    own, inferred = (mean_and_sem(on_ring[name].kl)[0] for name in ("own z", "inferred z"))
+    run.say(f"ring: own z ends {own:.2f} nats from the energy, inferred z {inferred:.2f}, a mean of three")
     for sentence in coop_sentences(found):
         run.say(sentence)
 
@@ -899,7 +915,7 @@ def record_coopnets(run, found):
     for k, scores in found.scores.items():
         record_digit_scores(run, way(k), scores, found.floor)
     k = min(k for k in found.scores if k)
-    for label, goal in ((f"steps from noise that do as much as {k}", found.scores[k].frechet), (NEAR_LABEL, NEAR)):
+    for label, goal in ((f"steps from noise that do as much as {k}", worth_of(found, k)), (NEAR_LABEL, NEAR)):
         if math.isfinite(needed := steps_needed(found.from_noise, goal)):
             steps = min((k for k, scores in found.scores.items() if scores.frechet <= goal), default=math.inf)
             run.metric(label, needed, against=("from the generator", steps) if math.isfinite(steps) else None)
@@ -915,7 +931,7 @@ def coop_sentences(found):
     """What the numbers of CoopOnDigits decide."""
     k = min(k for k in found.scores if k)
     alone, revised = found.scores[0].frechet, found.scores[k].frechet
-    needed, never = (steps_needed(row, revised) for row in (found.from_noise, found.lost))
+    needed, never = (steps_needed(row, worth_of(found, k)) for row in (found.from_noise, found.lost))
     far = f"it takes {needed:.0f}" if math.isfinite(needed) else f"the energy does not get there in {NOISE_MARKS[-1]}"
     end = list(found.lost.values())[-1]
     nowhere = f"ends at {end:.2f}" if math.isfinite(end) else "is lost: it diverged"

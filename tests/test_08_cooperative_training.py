@@ -205,7 +205,7 @@ def test_a_generator_on_the_ring_is_taught_by_its_own_or_by_inferred_z(infers, m
     monkeypatch.setattr(m.Net, "forward", lambda self, z, c=None: seen.append(z) or forward(self, z, c))
     m.train_on_ring(infers, 1, s=0.1)
     slope, x, n, eps = starts[0]
-    torch.testing.assert_close(slope, m.slope_of(m.ring_energy)(x))
+    torch.testing.assert_close(slope, m.slope_of(m.ring_energy)(x), atol=1e-4, rtol=1e-4)
     assert (n, eps) == (20, 0.02)
     assert bool((seen[1] == 0).all()) == infers
     assert infers or torch.equal(seen[0], seen[1])
@@ -927,7 +927,8 @@ def test_an_amortised_energy_learns_before_its_generator_follows_and_neither_has
             made.append((nets[0], n_updates, self.warm_up, self.adam.param_groups[0]["betas"][0]))
 
     monkeypatch.setattr(m, "Descent", Spy)
-    m.train_amortised(some_clusters(), Notes().config, 40)
+    run = Notes()
+    m.train_amortised(m.clusters_of(run), run.config, 40)
     (_, n_vae, _, _), (energy, *of_energy), (generator, *of_generator) = made
     assert (n_vae, of_energy, of_generator) == (20, [20, 2, 0.0], [20, 10, 0.0])
     assert isinstance(energy, m.AutoEncoderEnergy)
@@ -1010,7 +1011,7 @@ def planted_coopnets(revised=0.2, far=(9.0, 6.0, 5.0, 4.0, 3.0, 2.5, 2.0), lost=
 
 def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_images(monkeypatch):
     run, lessons = Notes(), {name: m.OnLine(torch.rand(3, 5), np.array([2.0, 1.0, i])) for i, name in enumerate(m.LESSONS)}
-    rings = {name: m.OnRing(kl, torch.rand(4, 4)) for name, kl in (("own z", 2.0), ("inferred z", 0.3))}
+    rings = {name: m.OnRing((kl, kl + 1, kl + 2), torch.rand(4, 4)) for name, kl in (("own z", 2.0), ("inferred z", 0.3))}
     monkeypatch.setattr(m, "measure_lessons", lambda *_: lessons)
     monkeypatch.setattr(m, "measure_on_ring", lambda *_: rings)
     monkeypatch.setattr(m, "measure_coopnets", lambda _: planted_coopnets())
@@ -1021,7 +1022,7 @@ def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_i
     variance = run.metrics["line, likelihood: variance at the end"]
     assert variance.value == pytest.approx(lessons["likelihood"].w[-1].square().mean().item() + 0.25)
     assert variance.against[1] == pytest.approx(1 / (1 - 0.1 / 4))
-    assert run.metrics["ring, own z: KL to the energy (nats)"].against[1] == 0
+    assert run.metrics["ring, own z: KL to the energy (nats)"] == (3, 1 / 3**0.5, ("the energy itself", 0), None)
     assert run.metrics["generator + 2 steps: Frechet distance"] == (0.2, 0.01, ("real images", 0.1), None)
     assert run.metrics["generator + 2 steps: told from real"].against[1] == 0.5
     assert run.metrics["met both: Frechet, 500 from noise"] == (2, None, ("real images", 0.1), None)
@@ -1029,7 +1030,7 @@ def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_i
     assert "steps from noise that do as much as 2" not in run.metrics
     assert run.metrics["digits, own z: variance kept"].against == ("linear, greatest likelihood", 0.7)
     assert run.titles["digits"][-1].startswith("From noise no number")
-    assert run.said[0] == "ring: own z ends 2.00 nats from the energy, inferred z 0.30"
+    assert run.said[0] == "ring: own z ends 3.00 nats from the energy, inferred z 1.30, a mean of three"
     assert "from 0.50 to 0.20" in run.said[1]
     assert "does not get there in 500" in run.said[1]
     assert "ends at 9.00, no density there" in run.said[2]
@@ -1040,8 +1041,13 @@ def test_section_coopnets_says_how_many_steps_a_generator_saves(monkeypatch):
     far, run = (9.0, 5.0, 0.2, 0.1, 0.1, 0.1, 0.1), Notes()
     found = planted_coopnets(0.2, far, far, (0.9, 0.5))
     m.record_coopnets(run, found)
-    assert run.metrics["steps from noise that do as much as 2"] == (30, None, ("from the generator", 2), None)
-    near = 20 * 1.5 ** (math.log(5 / 0.3) / math.log(5 / 0.2))
+    as_much, near = (20 * 1.5 ** (math.log(5 / goal) / math.log(5 / 0.2)) for goal in (0.21, 0.3))
+    assert run.metrics["steps from noise that do as much as 2"] == (
+        pytest.approx(as_much),
+        None,
+        ("from the generator", 2),
+        None,
+    )
     assert run.metrics[m.NEAR_LABEL] == (pytest.approx(near), None, ("from the generator", 2), None)
     said = m.coop_sentences(found)
     assert "from noise it takes 30" in said[0]
