@@ -865,11 +865,8 @@ def draw_coopnets_on_digits(found):
     ax.axhline(found.floor, color="k", ls="--", label="real images")
     k = min(starts)
     needed = steps_needed(found.from_noise, worth_of(found, k))
-    title = (
-        f"{k} steps from the generator do what\n{needed:.0f} do from noise"
-        if math.isfinite(needed)
-        else (f"From noise no number of steps does\nwhat {k} do from the generator")
-    )
+    far = f"{needed:.0f} do from noise" if math.isfinite(needed) else f"{NOISE_MARKS[-1]} from noise do not do"
+    title = f"{k} steps from the generator do what\n{far}"
     ax.set(title=title, xscale="log", yscale="log", xlabel="Langevin steps", ylabel="Fréchet distance to test images")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
