@@ -1618,7 +1618,8 @@ def jem_sentences(found):
         )
     few = {name: right.mean().item() for name, right in found.few.items()}
     best = max(few, key=few.get)
-    return [*sentences, f"five labels a class: {best} is best, {few[best]:.3f}; JEM {few['JEM']:.3f}"]
+    beside = "" if best == "JEM" else f"; JEM {few['JEM']:.3f}"
+    return [*sentences, f"five labels a class: {best} is best, {few[best]:.3f}{beside}"]
 
 
 # %% 5. Amortised negatives
