@@ -4,6 +4,7 @@ must hand to whom; every section against what it must compare with."""
 import math
 from collections import namedtuple
 from dataclasses import replace
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -106,6 +107,16 @@ def test_descent_goes_down_at_a_falling_rate_and_keeps_an_average():
     assert descent.average[0].biases[1].item() == pytest.approx(average, rel=1e-3)
 
 
+def test_the_rate_of_descent_rises_over_its_warm_up():
+    net, starts = m.Net((1, 2, 1)), []
+    descent = m.Descent([net], 0.1, 8, warm_up=4)
+    for _ in range(8):
+        starts.append(net.biases[1].item())
+        descent.down(net.biases[1].sum())
+    rates = -np.diff([*starts, net.biases[1].item()])
+    assert rates == pytest.approx([0.1 * min(1, (i + 1) / 4) * (1 - i / 8) for i in range(8)], rel=1e-3)
+
+
 def test_a_loss_that_is_not_finite_is_a_divergence_and_touches_no_weight():
     net = rough(m.Net((1, 2, 1)))
     before = [p.clone() for p in net.parameters()]
@@ -194,7 +205,7 @@ def test_a_generator_on_the_ring_is_taught_by_its_own_or_by_inferred_z(infers, m
     monkeypatch.setattr(m.Net, "forward", lambda self, z, c=None: seen.append(z) or forward(self, z, c))
     m.train_on_ring(infers, 1, s=0.1)
     slope, x, n, eps = starts[0]
-    torch.testing.assert_close(slope, m.slope_of(m.ring_energy)(x))
+    torch.testing.assert_close(slope, m.slope_of(m.ring_energy)(x), atol=1e-4, rtol=1e-4)
     assert (n, eps) == (20, 0.02)
     assert bool((seen[1] == 0).all()) == infers
     assert infers or torch.equal(seen[0], seen[1])
@@ -226,6 +237,14 @@ def test_clusters_are_drawn_by_their_share_and_data_come_from_them():
     assert not torch.equal(c, c.sort().values)
     assert torch.equal(clusters.data(c).mean(1) < 0, c == low)
     assert len(clusters.data(torch.full((2000,), low)).unique(dim=0)) > 140  # of 150
+
+
+def test_the_variance_within_clusters_is_that_about_each_clusters_mean():
+    c = torch.tensor([0, 0, 0, 2, 2, 2, 2])
+    x = torch.randn(7, 3).double()
+    parts = [x[c == k] for k in (0, 2)]
+    by_hand = sum((len(part) - 1) * np.cov(part.numpy().T) for part in parts) / 5
+    assert m.within(x, c).numpy() == pytest.approx(by_hand)
 
 
 def energies(n_clusters=3):
@@ -287,30 +306,41 @@ def test_a_generator_draws_its_mean_and_noise():
     assert x.std(0).tolist() == pytest.approx([0.3, 0.3], abs=0.01)
 
 
-@pytest.mark.parametrize("infers", [True, False])
-def test_coopnets_hand_the_generators_samples_to_the_energy_and_the_revised_ones_to_both(infers, monkeypatch):
+@pytest.mark.parametrize(("infers", "from_noise"), [(True, True), (True, False), (False, False), (False, True)])
+def test_coopnets_hand_the_generators_samples_to_the_energy_and_the_revised_ones_to_both(infers, from_noise, monkeypatch):
     config, calls, clusters = Notes().config, [], some_clusters()
-    zs, lessons, phases = [], [], []
+    zs, lessons, phases, kept = [], [], [], []
     draw = m.Generator.draw
-    monkeypatch.setattr(m.Generator, "draw", lambda self, z, c: zs.append((z, c)) or draw(self, z, c))
+    monkeypatch.setattr(m.Generator, "draw", lambda self, z, c: zs.append((z, c, draw(self, z, c))) or zs[-1][2])
     monkeypatch.setattr(m, "langevin", lambda slope, x, n, eps: calls.append((x, n, eps, slope)) or x + 1)
     misfit, bound = m.Generator.misfit, m.Generator.minus_bound
-    monkeypatch.setattr(m.Generator, "misfit", lambda self, x, z, c: lessons.append((x, z)) or misfit(self, x, z, c))
-    monkeypatch.setattr(m.Generator, "minus_bound", lambda self, x, c: lessons.append((x, None)) or bound(self, x, c))
+    monkeypatch.setattr(m.Generator, "misfit", lambda self, x, z, c: lessons.append((x, z, c)) or misfit(self, x, z, c))
+    monkeypatch.setattr(m.Generator, "minus_bound", lambda self, x, c: lessons.append((x, None, c)) or bound(self, x, c))
     monkeypatch.setattr(m, "phases_loss", lambda e, a, b, c: phases.append((a, b, c)) or e(b, c).mean())
-    coop = m.train_coopnets(clusters, config, 1, infers)
-    (x, n, eps, slope), (z, c), (x_data, x_model, c_phase) = calls[0], zs[0], phases[0]
+    monkeypatch.setattr(m.Chains, "next", lambda self, n: (torch.full((n, 4), 7.0), torch.ones(n, dtype=torch.long)))
+    monkeypatch.setattr(m.Chains, "keep", lambda self, x: kept.append(x))
+    coop = m.train_coopnets(clusters, config, 1, infers, from_noise)
+    (x, n, eps, slope), (z, c_born, born), (x_data, x_model, c) = calls[0], zs[0], phases[0]
+    n_born = config.n_pairs
     assert not x.requires_grad
     assert (n, eps) == (config.n_langevin, config.step_size)
     assert slope.keywords["c"] is c
+    assert torch.equal(x[:n_born], born)
+    assert torch.equal(c[:n_born], c_born)
+    assert len(x) == (2 * n_born if from_noise else n_born)
+    assert (x[n_born:] == 7).all()
+    assert (c[n_born:] == 1).all()
+    assert [len(part) for part in kept] == ([n_born] if from_noise else [])
+    assert all((part == 8).all() for part in kept)
     assert torch.equal(x_model, x + 1)
-    assert torch.equal(lessons[0][0], x + 1)
+    assert torch.equal(lessons[0][0], x + 1 if infers else born + 1)
+    assert torch.equal(lessons[0][2], c if infers else c_born)
     assert (lessons[0][1] is None) == infers
     assert infers or lessons[0][1] is z
-    assert c_phase is c
     low = clusters.data(torch.arange(2)).mean(1).argmin().item()
     assert torch.equal(x_data.mean(1) < 0, c == low)
-    assert coop.generator.s == pytest.approx(math.sqrt(0.2**2 + config.sigma**2))
+    assert 0.1 < torch.cdist(x_data, clusters.x).amin(1).mean() < 0.6  # noise, 0.2 in each of four directions
+    assert coop.generator.s == m.DATA_NOISE
 
 
 def test_the_frechet_distance_is_that_of_two_gaussians():
@@ -394,12 +424,54 @@ def test_the_way_from_noise_is_one_chain_with_marks_and_inf_where_it_is_lost(mon
     assert found[100] == math.inf
 
 
-def test_the_variance_kept_is_1_where_the_generator_explains_all_but_its_noise(monkeypatch):
-    A, s, config = torch.diag(torch.tensor([2.0, 1.0, 0.5, 0.5])), 0.5, Notes().config
-    monkeypatch.setattr(m, "run_chains", lambda energy, x, c, n, eps: x if n == config.n_langevin else None)
-    coop = m.Coop(None, linear_generator(A, s))
-    coop.generator.prior = lambda n: torch.randn(n, 4)
-    assert m.variance_kept(coop, some_clusters(), config, 20_000) == pytest.approx(1, abs=0.03)
+def test_the_variance_kept_is_the_generators_share_within_clusters():
+    clusters = some_clusters(400)
+    generator = SimpleNamespace(prior=lambda n: torch.randn(n, 4), mean=lambda z, c: 0.5 * z + 100.0 * c[:, None])
+    share = m.variance_kept(generator, clusters, 20_000)
+    assert share == pytest.approx(0.25 * 4 / m.within(clusters.x, clusters.y).trace().item(), rel=0.05)
+
+
+def test_a_linear_generator_keeps_what_the_likelihood_leaves_it():
+    """Against maximum likelihood by an optimiser: log N(x; 0, W Wᵀ + s²) for images with noise, W (4, 2)."""
+    root, s, noise = torch.randn(4, 4).double(), 0.5, 0.3
+    covariance = root @ root.T / 4
+    noisy = covariance + noise**2 * torch.eye(4).double()
+    W = torch.randn(4, 2).double().requires_grad_()
+    optimiser = torch.optim.LBFGS([W], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimiser.zero_grad()
+        q = W @ W.T + s**2 * torch.eye(4).double()
+        loss = (torch.logdet(q) + torch.linalg.solve(q, noisy).trace()) / 2
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    share = (W @ W.T).trace().item() / covariance.trace().item()
+    assert m.exact_linear_share(covariance, 2, s, noise) == pytest.approx(share, rel=1e-3)
+    assert m.exact_linear_share(covariance, 4, noise, noise) == pytest.approx(1)
+
+
+def test_an_energy_that_diverged_is_lost_from_noise(monkeypatch):
+    def diverge(clusters, config, n_updates, from_noise):
+        assert (n_updates, from_noise) == (3, False)
+        raise m.Diverged("lost")
+
+    monkeypatch.setattr(m, "train_coopnets", diverge)
+    assert m.lost_from_noise(Notes(), 3) == dict.fromkeys(m.NOISE_MARKS, math.inf)
+    assert "is lost: it diverged" in m.coop_sentences(planted_coopnets(lost=(math.inf,) * 7))[1]
+    monkeypatch.setattr(m, "train_coopnets", lambda *args, **options: m.Coop("energy", None))
+    monkeypatch.setattr(m, "frechet_from_noise", lambda run, energy, marks: (energy, marks))
+    assert m.lost_from_noise(Notes(), 3) == ("energy", m.NOISE_MARKS)
+
+
+def test_steps_needed_lie_between_the_marks_around_the_goal():
+    way = {10: 8.0, 100: 2.0, 1000: 0.5}
+    assert m.steps_needed(way, 2.0) == pytest.approx(100)
+    assert m.steps_needed(way, 4.0) == pytest.approx(10**1.5)
+    assert m.steps_needed(way, 9.0) == 10
+    assert m.steps_needed(way, 0.4) == math.inf
+    assert m.steps_needed({10: math.inf, 100: 2.0}, 2.5) == 100
 
 
 # 3. EBGAN
@@ -487,6 +559,18 @@ def test_a_critic_is_a_squared_reconstruction_error():
     plain = m.Critic(3, 2, 4)
     torch.manual_seed(1)
     torch.testing.assert_close(m.Critic(3, 2, 4, roughness=5.0).encode.weights[0], 5 * plain.encode.weights[0])
+    knowing, c = rough(m.Critic(3, 2, 4, n_clusters=2)), torch.tensor([0, 1, 0, 1, 1])
+    torch.testing.assert_close(knowing(x, c), (x - knowing.decode(knowing.encode(x, c), c)).square().sum(1))
+    assert (knowing(x, c) != knowing(x, 1 - c)).all()
+
+
+def test_a_knowing_ebgan_has_one_cluster_for_data_and_samples(monkeypatch):
+    c, asked = torch.tensor([0, 1, 1]), []
+    forward = m.Net.forward
+    monkeypatch.setattr(m.Net, "forward", lambda self, x, of=None: asked.append(of) or forward(self, x, of))
+    critic, generator = m.Critic(2, 3, 5, n_clusters=2), m.Net((2, 5, 2), n_clusters=2)
+    m.train_ebgan(lambda shape: (torch.ones(*shape, 2), c), critic, generator, 0.7, 1.5, 1, batch=3)
+    assert all(of is c for of in asked)
 
 
 def test_an_ebgan_lowers_each_players_own_loss(monkeypatch):
@@ -507,8 +591,8 @@ def test_an_ebgan_lowers_each_players_own_loss(monkeypatch):
     monkeypatch.setattr(m, "Descent", Recorder)
     critic, generator, seen = rough(m.Critic(2, 3, 5, copies=(2,))), rough(m.Net((2, 5, 2), (2,))), []
     forward = m.Critic.forward
-    monkeypatch.setattr(m.Critic, "forward", lambda self, x: seen.append(x) or forward(self, x))
-    m.train_ebgan(lambda shape: torch.ones(*shape, 2), critic, generator, 0.7, 1.5, 1, batch=6)
+    monkeypatch.setattr(m.Critic, "forward", lambda self, x, c: seen.append(x) or forward(self, x, c))
+    m.train_ebgan(lambda shape: (torch.ones(*shape, 2), None), critic, generator, 0.7, 1.5, 1, batch=6)
     real, fake, again = (forward(critic, x) for x in seen)
     assert seen[0].shape == (2, 6, 2)
     assert torch.equal(seen[1], seen[2])
@@ -525,6 +609,9 @@ def test_the_25_gaussians_density_integrates_to_one_and_matches_its_samples():
     assert m.grid_log_density(points).exp().sum().item() * 0.02**2 == pytest.approx(1, abs=1e-4)
     assert m.grid_log_density(points, 0.5).exp().sum().item() * 0.02**2 == pytest.approx(1, abs=1e-2)
     x = m.grid_data((50_000,))
+    squares = torch.cdist(x[:9].double(), m.grid_centres().double()).square()
+    density = (-squares / 0.18).exp().mean(1) / (2 * math.pi * 0.09)
+    torch.testing.assert_close(m.grid_log_density(x[:9].double(), 0.3), density.log())
     entropy = math.log(25) + math.log(2 * math.pi * math.e * 0.04)
     assert -m.grid_log_density(x).mean().item() == pytest.approx(entropy, abs=0.02)
     assert len(m.grid_centres().unique(dim=0)) == 25
@@ -593,47 +680,59 @@ def test_jem_recovers_the_density_and_cross_entropy_only_the_posterior():
     assert off.density_error == pytest.approx((joint.exp().sum(1) * dx @ (x**4)).item() ** 0.5, rel=0.6)
 
 
-def test_chains_restart_keep_their_clusters_and_are_visited_in_turn(monkeypatch):
+def test_chains_restart_keep_their_clusters_and_are_visited_in_turn():
     c = torch.arange(8)
-    chains = m.Chains(8, 4, c, "cpu", (1e-9, 1e-9))
-    before, asked = chains.x.clone(), []
-    monkeypatch.setattr(m, "langevin", lambda slope, x, n, eps: asked.append((slope, n, eps)) or x + 1)
-    x, of = chains.move(Quadratic(1.0), 3, 5, 0.1)
-    assert (asked[0][0].keywords["c"].tolist(), *asked[0][1:]) == ([0, 1, 2], 5, 0.1)
+    chains = m.Chains(8, 4, c, "cpu", 0.0)
+    before = chains.x.clone()
+    x, of = chains.next(3)
+    assert torch.equal(x, before[:3])
+    assert of.tolist() == [0, 1, 2]
+    chains.keep(x + 1)
     assert torch.equal(chains.x[:3], before[:3] + 1)
     assert torch.equal(chains.x[3:], before[3:])
-    assert torch.equal(x, chains.x[:3])
-    chains.move(Quadratic(1.0), 3, 5, 0.1)
-    _, of = chains.move(Quadratic(1.0), 3, 5, 0.1)
+    chains.next(3)
+    _, of = chains.next(3)
     assert of.tolist() == [6, 7, 0]
-    assert torch.equal(chains.x[0], before[0] + 2)
-    always = m.Chains(8, 4, None, "cpu", (1.0, 1.0))
+    always = m.Chains(8, 4, None, "cpu", 1.0)
     always.x += 100
-    assert always.move(Quadratic(1.0), 8, 1, 0.1)[0].mean().abs() < 3
-    chance = m.Chains(512, 4, None, "cpu").chance
-    assert (chance.min().item(), chance.max().item()) == (pytest.approx(0.004), pytest.approx(0.02))
+    x, of = always.next(8)
+    assert x.mean().abs() < 3
+    assert of is None
+    rarely = m.Chains(20_000, 1, None, "cpu")
+    rarely.x += 100
+    assert (rarely.next(20_000)[0] < 50).float().mean().item() == pytest.approx(0.01, abs=0.004)
+
+
+def test_chains_are_revised_by_the_steps_of_training(monkeypatch):
+    config, c, asked = Notes().config, torch.ones(3), []
+    monkeypatch.setattr(m, "langevin", lambda slope, x, n, eps: asked.append((slope.keywords["c"], n, eps)) or x + 1)
+    assert (m.revised(Quadratic(1.0), torch.zeros(3, 4), c, config) == 1).all()
+    assert asked == [(c, config.n_langevin, config.step_size)]
 
 
 def test_jem_learns_its_labels_and_all_images_against_its_chains(monkeypatch):
-    config, crosses, phases = Notes().config, [], []
+    config, crosses, phases, kept = Notes().config, [], [], []
     x, y = torch.full((20, 4), 3.0), torch.full((20,), 7)
     cross = m.cross_entropy
     monkeypatch.setattr(m, "cross_entropy", lambda logits, y: crosses.append((logits, y)) or cross(logits, y))
     monkeypatch.setattr(m, "phases_loss", lambda e, a, b, c=None: phases.append((a, b)) or e(b).mean() * 0)
-    monkeypatch.setattr(m.Chains, "move", lambda self, *args: (torch.full((args[1], 4), 9.0), None))
+    monkeypatch.setattr(m, "revised", lambda energy, x, c, config: kept.append(c) or torch.full_like(x, 9.0))
+    monkeypatch.setattr(m.Chains, "keep", lambda self, x: kept.append(x))
     energy = m.train_jem(x, y, torch.full((20, 4), -5.0), config, 4)
     assert (crosses[0][1] == 7).all()
     assert phases[0][0].mean().item() == pytest.approx(-5, abs=0.2)
     assert (phases[0][1] == 9).all()
+    assert kept[0] is None
+    assert torch.equal(kept[1], phases[0][1])
     assert phases[0][0].std().item() == pytest.approx(m.DATA_NOISE, rel=0.4)
     assert energy.head.weight.shape == (10, config.width)
 
 
 def test_a_plain_classifier_learns_and_weight_decay_makes_it_small():
-    config = Notes(width=16, learning_rate=0.02).config
+    config = Notes(width=16).config
     x = torch.randn(200, 4)
     y = (x[:, 0] > 0).long()
-    nets = [m.train_classifier(x, y, config, 150, 0.0, decay) for decay in (0.0, 0.1)]
+    nets = [m.train_classifier(x, y, config, 150, 0.0, decay, 0.02) for decay in (0.0, 0.1)]
     assert (nets[0].class_scores(x).argmax(1) == y).float().mean() > 0.9
     assert nets[1].head.weight.norm() < 0.7 * nets[0].head.weight.norm()
 
@@ -785,7 +884,7 @@ def test_the_plane_generator_descends_the_energy_minus_its_entropy(with_entropy,
     monkeypatch.setattr(m.Descent, "down", lambda self, loss: losses.append((loss.item(), self.rate)))
     forward = m.Triangular.forward
     monkeypatch.setattr(m.Triangular, "forward", lambda self, z: given.append(forward(self, z)) or given[-1])
-    m.train_amortised_plane(1, with_entropy, rate=0.5, batch=50, widest=0.8)
+    m.train_amortised_plane(1, with_entropy, 0.5, 50, 0.8)
     x, log_det = given[0]
     loss = -m.grid_log_density(x, 0.8).mean() - (log_det.mean() if with_entropy else 0)
     assert losses[0] == (pytest.approx(loss.item(), rel=1e-5), 0.5)
@@ -801,8 +900,13 @@ def test_an_amortised_generator_descends_energy_minus_the_bound_and_feeds_the_en
     draw, bound = m.Generator.draw, m.noisy_entropy_bound
     monkeypatch.setattr(m.Generator, "draw", lambda self, z, c: drawn.append((draw(self, z, c), z, c)) or drawn[-1][0])
     monkeypatch.setattr(m, "noisy_entropy_bound", lambda *args: bounds.append((args, bound(*args))) or bounds[-1][1])
-    m.train_amortised(clusters, config, 1)
+    begun, vae = [], m.train_vae
+    monkeypatch.setattr(m, "train_vae", lambda *args: begun.append(args) or vae(*args))
+    m.train_amortised(clusters, config, 2)
+    assert begun == [(clusters, config, 1)]
+    losses.pop(0)  # the VAE's
     (x, z, c), (args, value), (x_data, x_model, c_phase) = drawn[0], bounds[0], phases[0]
+    assert len(drawn) == 1
     assert losses[0] == pytest.approx((x.sum(1) - value).mean().item(), rel=1e-5)
     assert args[1] == 4
     assert args[2] is z
@@ -812,6 +916,24 @@ def test_an_amortised_generator_descends_energy_minus_the_bound_and_feeds_the_en
     assert c_phase is c
     low = clusters.data(torch.arange(2)).mean(1).argmin().item()
     assert torch.equal(x_data.mean(1) < 0, c == low)
+
+
+def test_an_amortised_energy_learns_before_its_generator_follows_and_neither_has_momentum(monkeypatch):
+    made = []
+
+    class Spy(m.Descent):
+        def __init__(self, nets, rate, n_updates, warm_up=0, **options):
+            super().__init__(nets, rate, n_updates, warm_up, **options)
+            made.append((nets[0], n_updates, self.warm_up, self.adam.param_groups[0]["betas"][0]))
+
+    monkeypatch.setattr(m, "Descent", Spy)
+    run = Notes()
+    m.train_amortised(m.clusters_of(run), run.config, 40)
+    (_, n_vae, _, _), (energy, *of_energy), (generator, *of_generator) = made
+    assert (n_vae, of_energy, of_generator) == (20, [20, 2, 0.0], [20, 10, 0.0])
+    assert isinstance(energy, m.AutoEncoderEnergy)
+    assert isinstance(generator, m.Generator)
+    assert all(p.requires_grad for p in generator.parameters())
 
 
 # 6. Side by side
@@ -849,7 +971,7 @@ def test_a_comparison_counts_who_diverged_and_gives_each_its_pace(monkeypatch):
     def lost(run, clusters, n_updates):
         raise m.Diverged("lost")
 
-    rivals = {"a": m.Rival(good, 0.5, "k"), "b": m.Rival(lost, 1.0, "k"), "c": m.Rival(good, 0.01, "k")}
+    rivals = {"a": m.Rival(good, 0.5), "b": m.Rival(lost, 1.0), "c": m.Rival(good, 0.01)}
     monkeypatch.setattr(m, "RIVALS", rivals)
     run = Notes(n_compared=20)
     entries, diverged = m.compare(run)
@@ -858,6 +980,13 @@ def test_a_comparison_counts_who_diverged_and_gives_each_its_pace(monkeypatch):
     m.section_comparison(run)
     assert run.metrics["models that diverged"].value == 1
     assert "diverged: b" in run.said
+    planted = {
+        name: m.Entry(planted_scores(f)._replace(told=t), 1, 1, None) for name, f, t in (("x", 2, 0.6), ("y", 1, 0.9))
+    }
+    assert m.comparison_sentences(planted, []) == [
+        "nearest: y 1.00, x 2.00; last: x",
+        "told from real images least: x, 0.60",
+    ]
 
 
 # The sections: what stands beside what
@@ -867,20 +996,22 @@ def planted_scores(frechet):
     return m.DigitScores(frechet, 0.01, 0.7, 0.01, 0.99, 2.0, 0.01)
 
 
-def planted_coopnets(revised=0.2, far=(9.0, 5.0, 3.0), kept=(0.5, 0.9)):
-    ways = {"generator alone": 0.5, "generator + 2 steps": revised, "generator + 20 steps": 0.4}
+def planted_coopnets(revised=0.2, far=(9.0, 6.0, 5.0, 4.0, 3.0, 2.5, 2.0), lost=(9.0,) * 7, kept=(0.5, 0.9)):
+    ways = {0: 0.5, 2: revised, 6: 0.15}
     return m.CoopOnDigits(
-        scores={name: planted_scores(frechet) for name, frechet in ways.items()},
+        scores={k: planted_scores(frechet) for k, frechet in ways.items()},
         from_noise=dict(zip(m.NOISE_MARKS, far, strict=True)),
+        lost=dict(zip(m.NOISE_MARKS, lost, strict=True)),
         kept=dict(zip(("own z", "inferred z"), kept, strict=True)),
-        images={name: torch.zeros(40, 64) for name in ways},
+        linear=0.7,
+        images={k: torch.zeros(40, 64) for k in ways},
         floor=0.1,
     )
 
 
 def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_images(monkeypatch):
     run, lessons = Notes(), {name: m.OnLine(torch.rand(3, 5), np.array([2.0, 1.0, i])) for i, name in enumerate(m.LESSONS)}
-    rings = {name: m.OnRing(kl, torch.rand(4, 4)) for name, kl in (("own z", 2.0), ("inferred z", 0.3))}
+    rings = {name: m.OnRing((kl, kl + 1, kl + 2), torch.rand(4, 4)) for name, kl in (("own z", 2.0), ("inferred z", 0.3))}
     monkeypatch.setattr(m, "measure_lessons", lambda *_: lessons)
     monkeypatch.setattr(m, "measure_on_ring", lambda *_: rings)
     monkeypatch.setattr(m, "measure_coopnets", lambda _: planted_coopnets())
@@ -891,17 +1022,39 @@ def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_i
     variance = run.metrics["line, likelihood: variance at the end"]
     assert variance.value == pytest.approx(lessons["likelihood"].w[-1].square().mean().item() + 0.25)
     assert variance.against[1] == pytest.approx(1 / (1 - 0.1 / 4))
-    assert run.metrics["ring, own z: KL to the energy (nats)"].against[1] == 0
+    assert run.metrics["ring, own z: KL to the energy (nats)"] == (3, 1 / 3**0.5, ("the energy itself", 0), None)
     assert run.metrics["generator + 2 steps: Frechet distance"] == (0.2, 0.01, ("real images", 0.1), None)
     assert run.metrics["generator + 2 steps: told from real"].against[1] == 0.5
-    assert run.metrics["the same energy, 1,000 steps from noise"].value == 3
-    assert run.said[0] == "ring: own z ends 2.00 nats from the energy, inferred z 0.30"
+    assert run.metrics["met both: Frechet, 500 from noise"] == (2, None, ("real images", 0.1), None)
+    assert run.metrics["met its chains: Frechet, 100 from noise"].value == 9
+    assert "steps from noise that do as much as 2" not in run.metrics
+    assert run.metrics["digits, own z: variance kept"].against == ("linear, greatest likelihood", 0.7)
+    assert run.titles["digits"][-1].endswith("500 from noise do not do")
+    assert run.said[0] == "ring: own z ends 3.00 nats from the energy, inferred z 1.30, a mean of three"
     assert "from 0.50 to 0.20" in run.said[1]
-    assert "does not in 1,000" in run.said[1]
-    assert "keeps more" in run.said[2]
-    said = m.coop_sentences(planted_coopnets(0.2, (1.0, 0.2, 0.1), (0.9, 0.5)), 2)
-    assert "gets there in 100" in said[0]
-    assert "keeps no more" in said[1]
+    assert "does not get there in 500" in run.said[1]
+    assert "ends at 9.00, no density there" in run.said[2]
+    assert "keeps more" in run.said[3]
+
+
+def test_section_coopnets_says_how_many_steps_a_generator_saves(monkeypatch):
+    far, run = (9.0, 5.0, 0.2, 0.1, 0.1, 0.1, 0.1), Notes()
+    found = planted_coopnets(0.2, far, far, (0.9, 0.5))
+    m.record_coopnets(run, found)
+    as_much, near = (20 * 1.5 ** (math.log(5 / goal) / math.log(5 / 0.2)) for goal in (0.21, 0.3))
+    assert run.metrics["steps from noise that do as much as 2"] == (
+        pytest.approx(as_much),
+        None,
+        ("from the generator", 2),
+        None,
+    )
+    assert run.metrics[m.NEAR_LABEL] == (pytest.approx(near), None, ("from the generator", 2), None)
+    said = m.coop_sentences(found)
+    assert "from noise it takes 30" in said[0]
+    assert "gets there too" in said[1]
+    assert "keeps no more" in said[2]
+    run.figure(m.draw_coopnets_on_digits(found), "digits")
+    assert run.titles["digits"][-1].startswith("2 steps from the generator do what\n30 do")
 
 
 def test_section_ebgan_holds_tables_and_slopes_to_theory_and_pulling_to_a_perfect_sampler(monkeypatch):
@@ -1006,7 +1159,7 @@ def test_measured_bounds_are_within_their_tolerance_and_information_grows():
 # Settings
 
 
-@pytest.mark.parametrize(("name", "value"), [("n_clusters", 201), ("n_samples", 39), ("n_repeats", 1), ("batch_size", 513)])
+@pytest.mark.parametrize(("name", "value"), [("n_clusters", 201), ("n_samples", 39), ("n_repeats", 1)])
 def test_what_makes_no_sense_is_refused_by_name(name, value):
     with pytest.raises(SystemExit, match="--" + name.replace("_", "-")):
         m.Config(**{name: value})
@@ -1026,6 +1179,17 @@ def test_a_measurement_has_a_random_stream_of_its_own(measure, monkeypatch):
 
 @pytest.mark.parametrize("section", m.SECTIONS)
 def test_the_largest_seed_and_least_settings_run(section, tmp_path):
-    names = "n-ring", "n-clusters", "width", "batch-size", "n-langevin", "n-cooperation", "n-ebgan", "n-jem", "n-plane"
+    names = (
+        "n-ring",
+        "n-clusters",
+        "width",
+        "batch-size",
+        "n-pairs",
+        "n-langevin",
+        "n-cooperation",
+        "n-ebgan",
+        "n-jem",
+        "n-plane",
+    )
     least = [f"--{name}=1" for name in (*names, "n-compared", "n-from-noise")] + ["--n-repeats=2", "--n-samples=40"]
     m.main(["--smoke", "--section", section, "--seed", str(2**32 - 1), "--out", str(tmp_path), *least])
