@@ -1974,12 +1974,13 @@ class Rival(NamedTuple):
     pace: float
 
 
-# Chosen on validation images (--split validation), mostly of seed 0, and not with equal care: about thirty settings of the
-# amortised generator, twenty of CoopNets, twelve of EBGAN, five of JEM, four of the energy, two of the VAE. EBGAN: b1 0.5 and
-# 0.9, margins 3, 10, 20, pulling away 0.1 and 1, rates 5e-4 to 3e-3, told the cluster or not. Amortised: b1 0, 0.5, 0.9, sigma
-# 0.2 to 1, rates 1e-4 to 3e-3, one to three updates of the generator for one of the energy, a penalty on slopes, beginnings at
-# random and as a VAE, warm-ups. JEM: rates 1e-3 to 4e-3; it depends on its seed more than on these. VAE: rates 1e-3 and 3e-3.
-# Energy and CoopNets: rates 1e-3 to 4e-3, 10 and 20 Langevin steps. The mixture's Gaussians: as many as module 07 found.
+# Chosen on validation images (--split validation), mostly of seed 0, and not with equal care: about thirty settings of
+# the amortised generator, twenty of CoopNets, twelve of EBGAN, five of JEM, four of the energy, two of the VAE. EBGAN: b1
+# 0.5 and 0.9, margins 3, 10, 20, pulling away 0.1 and 1, rates 5e-4 to 3e-3, told the cluster or not. Amortised: b1 0,
+# 0.5, 0.9, sigma 0.2 to 1, rates 1e-4 to 3e-3, one to three updates of the generator for one of the energy, a penalty on
+# slopes, beginnings at random and as a VAE, warm-ups. JEM: rates 1e-3 to 4e-3; it depends on its seed more than on these.
+# VAE: rates 1e-3 and 3e-3. Energy and CoopNets: rates 1e-3 to 4e-3, 10 and 20 Langevin steps. The mixture's Gaussians: as
+# many as module 07 found.
 N_COMPONENTS = 60
 RIVALS = {
     "energy (07)": Rival(make_ebm, 1.0),

@@ -75,8 +75,8 @@ MUTANTS = [
         SLOPE,
     ),
     (
-        "z = z + self.biases[y.repeat(len(x))]",
-        "z = z + self.biases[y.repeat_interleave(len(x))]",
+        "z = z + self.biases.index_select(0, y.repeat(len(x)))",
+        "z = z + self.biases.index_select(0, y.repeat_interleave(len(x)))",
         "labels of other images when networks stand side by side",
         "test_labels_have_biases_of_their_own_after_the_first_layer",
     ),
