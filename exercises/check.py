@@ -1,0 +1,588 @@
+"""Exercises that check themselves.
+
+    python exercises/check.py              the next unsolved one: its file, its statement, its diagnosis
+      ex04_2 | ex04 | --all                one; a module's; all (exit 1 unless all pass)
+      --list [--markdown]                  id, title, level, minutes, state
+      --watch [ex04_2]                     check again each time you save; Ctrl-C ends it
+      --hint ex04_2 [2]                    the next hint, or hint 2
+      --solution ex04_2 [--give-up]        after it passes; before that, only if you give up
+      --reset ex04_2                       the stub again; your file is kept as .bak
+      --open o2 [answer.json]              an open experiment: what is asked, or what your answer is worth
+
+You write in exercises/mine/, where a stub is copied when you first ask for it. In a notebook:
+
+    import sys; sys.path.insert(0, "exercises")
+    from check import check
+    check("ex04_2", cd_gradient)
+"""
+
+import _thread
+import argparse
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+SECONDS = 20  # what one check may take: longer is an endless loop
+STATES = ("not started", "not yet", "solved")
+
+
+# %% Comparing: one sentence about the first thing that is wrong
+
+
+class NotYet(Exception):
+    """A wrong answer; its text says what was mistaken."""
+
+
+class Draws:
+    """Random float64 tensors for a check, the same for the same seed; all sizes of an exercise should differ."""
+
+    def __init__(self, seed):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape):
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+
+    def uniform(self, *shape):
+        return torch.rand(*shape, generator=self.generator, dtype=torch.float64)
+
+    def bits(self, *shape):
+        return torch.randint(2, shape, generator=self.generator).double()
+
+    def signs(self, *shape):
+        return 2 * self.bits(*shape) - 1
+
+
+def states(n, off=0):
+    """All 2^n states of n units that are `off` or 1, (2^n, n): what an exact sum runs over."""
+    bits = (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).double()
+    return off + (1 - off) * bits
+
+
+def same(got, want, rtol=1e-6):
+    """Whether two values agree, entry by entry, to `rtol` (or, near 0, to a thousandth of that of the largest entry)."""
+    got, want = (torch.as_tensor(value).detach().double() for value in (got, want))
+    if got.shape != want.shape:
+        return False
+    largest = want[want.isfinite()].abs().max().item() if want.isfinite().any() else 0.0
+    return torch.allclose(got, want, rtol=rtol, atol=1e-3 * rtol * largest, equal_nan=True)
+
+
+def described(value):
+    """A value's type in words."""
+    if torch.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{len(value)} values" if isinstance(value, tuple | list) else f"of type {type(value).__name__}"
+
+
+class Part(NamedTuple):
+    """One value of an answer: its name, what was got, what is right, and wrong values with what to say of them."""
+
+    name: str
+    got: object
+    want: object
+    wrong: dict
+
+    def own_sentence(self):
+        """What the exercise itself says about this wrong value, if it knows it."""
+        known = (sentence for sentence, value in self.wrong.items() if same(self.got, value))
+        return "".join(f"\n{sentence}" for sentence in known)
+
+    def check_form(self):
+        """None, type, shape, dtype, nan: before any entry is looked at."""
+        name, got, want = self.name, self.got, self.want
+        if got is None:
+            raise NotYet(f"{name} is None: is there a return?")
+        if torch.is_tensor(want) and not torch.is_tensor(got):
+            raise NotYet(f"{name} is {described(got)}, but should be a torch.Tensor of shape {tuple(want.shape)}")
+        is_number = isinstance(got, int | float) and not isinstance(got, bool)
+        if not torch.is_tensor(want) and not is_number and not (torch.is_tensor(got) and got.ndim == 0):
+            raise NotYet(f"{name} is {described(got)}, but should be a number")
+        if torch.is_tensor(want) and got.shape != want.shape:
+            why = "\nIt is transposed." if got.ndim == 2 and same(got.T, want) else self.own_sentence()
+            raise NotYet(f"{name} has shape {tuple(got.shape)}, but should have {tuple(want.shape)}{why}")
+        if torch.is_tensor(want) and got.dtype != want.dtype:
+            raise NotYet(f"{name} is {got.dtype}, but should be {want.dtype}")
+        n_nan = int(torch.as_tensor(got).isnan().sum())
+        if n_nan:
+            raise NotYet(f"{name} is nan{f' in {n_nan} entries' if torch.is_tensor(want) else ''}{self.own_sentence()}")
+
+    def check_values(self, inputs, scales, rtol):
+        """The values: known mistakes by name, else what was got and what is right."""
+        got, want = torch.as_tensor(self.got).detach().double(), torch.as_tensor(self.want).double()
+        if same(got, want, rtol):
+            return
+        sentence, fact = self.own_sentence(), recognised(got, want, inputs, scales)
+        if fact is None:
+            at = (got - want).abs().nan_to_num(torch.inf).argmax().item()
+            place = f" at {[int(i) for i in torch.unravel_index(torch.tensor(at), want.shape)]}" if want.ndim else ""
+            fact = f"got {got.flatten()[at].item():.8g}, want {want.flatten()[at].item():.8g}{place}"
+            sentence = (
+                sentence or "\nThis check does not know that mistake. If you are sure of your answer, please report it."
+            )
+        raise NotYet(f"{self.name}: {fact}.{sentence}")
+
+
+def recognised(got, want, inputs, scales):
+    """What can be said of a wrong value anywhere, or None: zeros, a factor, an input, an offset, an order, precision."""
+    many = want.numel() > 1
+    entry = "every entry" if many else "it"
+    if not got.any():
+        return f"{entry} is 0"
+    factors = {"-1": -1.0, "2": 2.0, "1/2": 0.5}
+    for label, value in scales.items():
+        factors |= {label: value, f"1/{label}": 1 / value}
+    for label, factor in factors.items():
+        if same(got, factor * want):
+            return f"{entry} is {label} times the right value"
+    for label, value in inputs.items():
+        if torch.is_tensor(value) and same(got, value):
+            return f"it is the argument {label}, unchanged"
+    if many and same(got, want + (got - want).mean()):
+        return f"every entry is off by the same {(got - want).mean().item():.6g}"
+    if many and got.ndim == 2 and same(got.T, want):
+        return "it is transposed"
+    if many and any(same(got.flip(axis), want) for axis in range(want.ndim)):
+        return "these are the right values in reversed order"
+    return "it is right to 1e-4 only: is something computed in float32?" if same(got, want, 1e-4) else None
+
+
+def expect(function, inputs, want, wrong=None, scales=None, names=None, rtol=1e-6, name=None):
+    """Raise NotYet unless the learner's function gives `want` (a tensor, a number, or a tuple of these) on the inputs.
+
+    `wrong`: {sentence: the wrong value that it explains}; `scales`: {"N": 30}, factors to recognise; `names` of a tuple.
+    """
+    name, wrong, scales = name or getattr(function, "__name__", "it"), wrong or {}, scales or {}
+
+    def parts(got):
+        if not isinstance(want, tuple):
+            return [Part(name, got, want, wrong)]
+        if got is not None and (not isinstance(got, tuple | list) or len(got) != len(want)):
+            raise NotYet(f"{name} is {described(got)}, but should be {len(want)} values")
+        got = [None] * len(want) if got is None else got
+        labels = names or [f"{name}[{i}]" for i in range(len(want))]
+        each = ({sentence: value[i] for sentence, value in wrong.items()} for i in range(len(want)))
+        return [Part(*four) for four in zip(labels, got, want, each, strict=True)]
+
+    kept = [value.clone() if torch.is_tensor(value) else value for value in inputs]
+    first = parts(function(*inputs))
+    for part in first:
+        part.check_form()
+    labels = list(inspect.signature(function).parameters) if inspect.isroutine(function) else []
+    labels += [f"number {i + 1}" for i in range(len(labels), len(inputs))]
+    for label, value, before in zip(labels, inputs, kept, strict=True):
+        if torch.is_tensor(value) and not torch.equal(value, before):
+            raise NotYet(f"{name} changes its argument {label}: work on a copy, as in x = x + step instead of x += step")
+    for part, again in zip(first, parts(function(*kept)), strict=True):
+        if not same(part.got, again.got, 1e-9):
+            raise NotYet(
+                f"{name}: two calls with the same arguments differ. It draws random numbers of its own, or keeps something from the first call."
+            )
+        part.check_values(dict(zip(labels, kept, strict=True)), scales, rtol)
+
+
+# %% The exercises and what is known of them
+
+
+class Exercise(NamedTuple):
+    """One exercise: its id, and its stub (which holds its title, level, minutes and statement)."""
+
+    id: str
+    stub: Path
+
+    @property
+    def text(self):
+        return self.stub.read_text(encoding="utf-8")
+
+    @property
+    def statement(self):
+        return self.text.split('"""')[1].strip()
+
+    @property
+    def heading(self):
+        """Title, level, minutes, from the statement's first line."""
+        return re.match(r"ex\d\d_\d (.+) \(level (\d), (\d+) minutes\)$", self.statement.splitlines()[0]).groups()
+
+    @property
+    def names(self):
+        """What the learner writes: the functions and classes of the stub."""
+        return re.findall(r"^(?:def|class) (\w+)", self.text, re.MULTILINE)
+
+    @property
+    def mine(self):
+        return HERE / "mine" / self.stub.name
+
+    def beside(self, folder):
+        return HERE / folder / f"{self.id}.py"
+
+    def start(self):
+        """The learner's file; a stub is copied there if there is none."""
+        if not self.mine.exists():
+            self.mine.parent.mkdir(exist_ok=True)
+            shutil.copy(self.stub, self.mine)
+        return self.mine
+
+
+def exercises():
+    """All exercises in order: {id: Exercise}."""
+    return {path.stem[:6]: Exercise(path.stem[:6], path) for path in sorted(HERE.glob("ex[0-9][0-9]_[0-9]_*.py"))}
+
+
+def execute(path):
+    """A file's names, executed anew; its text is compiled as it stands, in whatever encoding it declares."""
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    return module
+
+
+def fingerprint(exercise, answer=None):
+    """A hash of answer and check: who changes either has to check again. A notebook's answer has no file."""
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in (answer, exercise.beside("checks")) if path]
+    return hashlib.sha256("\n".join("\n".join(texts).splitlines()).encode()).hexdigest()[:16]
+
+
+def read_progress():
+    """What is solved and which hints were seen. A damaged file is set aside, and never fatal."""
+    path = HERE / ".progress.json"
+    try:
+        progress = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(progress, dict) and all(isinstance(progress[part], dict) for part in ("solved", "hints")):
+            return progress
+    except FileNotFoundError:
+        return {"solved": {}, "hints": {}}
+    except (OSError, ValueError, KeyError):
+        pass
+    with contextlib.suppress(OSError):
+        path.replace(path.with_name(".progress.damaged.json"))
+    print(".progress.json was damaged; it is set aside as .progress.damaged.json. Check what you solved: check.py --all")
+    return {"solved": {}, "hints": {}}
+
+
+def remember(part, exercise, value):
+    """Write down one fact, beside what another check may have written meanwhile."""
+    progress = read_progress()
+    if progress[part].get(exercise.id) == value:
+        return
+    progress[part][exercise.id] = value
+    path = HERE / ".progress.json"
+    partial = path.with_name(f".progress.{os.getpid()}.tmp")
+    try:
+        partial.write_text(json.dumps(progress, indent=1), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        print(f"progress is not saved: {error}")
+
+
+def state_of(exercise, progress):
+    """Not started, not yet or solved, without running anything."""
+    mark = progress["solved"].get(exercise.id)
+    if mark and mark == fingerprint(exercise):  # in a notebook
+        return "solved"
+    if not exercise.mine.exists() or exercise.mine.read_bytes() == exercise.stub.read_bytes():
+        return "not started"
+    return "solved" if mark == fingerprint(exercise, exercise.mine) else "not yet"
+
+
+# %% Judging
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """Interrupt what runs longer, by the interpreter's own Ctrl-C, which every system has."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rang, thread = threading.Event(), threading.get_ident()
+
+    def ring():
+        rang.set()
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(thread, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
+
+    timer, before = threading.Timer(seconds, ring), signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rang.is_set():
+            raise NotYet(f"still running after {seconds} seconds: is there an endless loop?") from None
+        raise
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def sentence_about(error, files):
+    """An exception as one sentence and the line of the learner's file where it arose; None if it is not the learner's."""
+    if isinstance(error, SyntaxError) and error.filename in files:
+        return f"line {error.lineno} cannot be read: {error.msg}\n  {(error.text or '').strip()}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    if not frames:
+        return None
+    text = " ".join(str(error).split())[:300]
+    return f"line {frames[-1].lineno} stops with {type(error).__name__}: {text}\n  {frames[-1].line}"
+
+
+def judge(exercise, load, files, seed=0):
+    """(state, message) for the names that `load()` gives; `files` are the learner's, for the line of an error."""
+    try:
+        with at_most(SECONDS):
+            learner = load()
+            missing = [name for name in exercise.names if not callable(getattr(learner, name, None))]
+            if missing:
+                raise NotYet(f"there is no {missing[0]}: keep the stub's names")
+            execute(exercise.beside("checks")).check(learner, seed)
+    except NotYet as problem:
+        return "not yet", str(problem)
+    except FileNotFoundError as error:
+        if error.filename in files:
+            return "not started", "the file is gone: check.py puts the stub there again"
+        raise
+    except NotImplementedError as error:
+        return "not started", sentence_about(error, files) or "it still raises NotImplementedError"
+    except (Exception, SystemExit) as error:
+        message = sentence_about(error, files)
+        if message is None and not isinstance(error, SystemExit):
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"the check itself failed, {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
+            message += "\nYour answer may have an unusual form. Please report it."
+        return "not yet", message or "the file ends the program: it should only define what is asked for"
+    return "solved", ""
+
+
+def check_file(exercise, seed=0):
+    """Judge the learner's file, and write down if it is solved."""
+    path = exercise.mine
+    state, message = judge(exercise, lambda: execute(path), {str(path)}, seed)
+    if state == "not started" and path.exists() and path.read_bytes() != exercise.stub.read_bytes():
+        state = "not yet"  # one of several functions is still to be written
+    if state == "solved":
+        remember("solved", exercise, fingerprint(exercise, path))
+    return state, message
+
+
+def check(id, *functions):
+    """In a notebook: check("ex04_2", cd_gradient)."""
+    exercise = exercises()[id]
+    learner = types.SimpleNamespace(**{function.__name__: function for function in functions})
+    files = {function.__code__.co_filename for function in functions if hasattr(function, "__code__")}
+    state, message = judge(exercise, lambda: learner, files)
+    if state == "solved":
+        remember("solved", exercise, fingerprint(exercise))
+    report(exercise, state, message)
+
+
+# %% Saying it
+
+
+def coloured(state):
+    """The state, in colour on a terminal only (the word says the same)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return state
+    return f"\033[{dict(zip(STATES, (36, 33, 32), strict=True))[state]}m{state}\033[0m"
+
+
+def report(exercise, state, message):
+    """The verdict: the state, one sentence, and what to do next."""
+    print(f"{exercise.id} {exercise.stub.stem[7:]}: {coloured(state)}")
+    progress, tips = read_progress(), len(execute(exercise.beside("checks")).HINTS)
+    if state == "solved":
+        n = sum(state_of(other, progress) == "solved" for other in exercises().values())
+        print(f"  {n} of {len(exercises())} are solved. Ours, to compare: check.py --solution {exercise.id}")
+        return
+    if state == "not yet":
+        print("\n".join(f"  {line}" for line in message.splitlines()))
+        seen = progress["hints"].get(exercise.id, 0)
+        print(f"  Hint {min(seen + 1, tips)} of {tips}: check.py --hint {exercise.id}")
+    else:
+        print(f"  Write it in {shown(exercise.mine)}, then: check.py {exercise.id}")
+
+
+def shown(path):
+    """A path as short as it can be typed."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def show(exercise, with_statement):
+    """File, statement and diagnosis of one exercise; whether it is solved."""
+    exercise.start()
+    if with_statement:
+        print(f"{shown(exercise.mine)}\n\n{exercise.statement}\n")
+    state, message = check_file(exercise)
+    report(exercise, state, message)
+    return state == "solved"
+
+
+def first_unsolved():
+    """The next exercise, or None when all are solved."""
+    progress = read_progress()
+    return next((one for one in exercises().values() if state_of(one, progress) != "solved"), None)
+
+
+def show_next():
+    """The next unsolved exercise."""
+    exercise = first_unsolved()
+    if exercise is None:
+        print(f"All {len(exercises())} are solved. The open experiments are next: check.py --open o1")
+        return True
+    return show(exercise, with_statement=True)
+
+
+def show_list(markdown=False):
+    """A line an exercise; in Markdown without the learner's own state."""
+    progress, rows = read_progress(), []
+    for exercise in exercises().values():
+        title, level, minutes = exercise.heading
+        rows.append((exercise.id, title, level, minutes, state_of(exercise, progress)))
+    if markdown:
+        print("| | exercise | level | minutes |\n|---|---|---|---|")
+        print("\n".join(f"| {' | '.join(row[:4])} |" for row in rows))
+        return
+    for id, title, level, minutes, state in rows:
+        print(f"{id}  {title:<62}  level {level}  {minutes:>2} min  {coloured(state)}")
+    print(f"{sum(row[4] == 'solved' for row in rows)} of {len(rows)}")
+
+
+def watch(exercise):
+    """Check again whenever the file's time changes; on to the next one when it is solved."""
+    fresh = True
+    while exercise:
+        path = exercise.start()
+        stamp = path.stat().st_mtime_ns
+        solved = show(exercise, with_statement=fresh)
+        following = first_unsolved() if solved else exercise
+        fresh, exercise = following != exercise, following
+        if fresh:
+            continue
+        print("  Waiting for you to save. Ctrl-C ends this.", flush=True)
+        while path.exists() and path.stat().st_mtime_ns == stamp:
+            time.sleep(0.2)
+    print(f"All {len(exercises())} are solved.")
+
+
+def show_hint(exercise, number=None):
+    """Hint `number`, or the next one; the last one again when all were seen."""
+    tips = execute(exercise.beside("checks")).HINTS
+    seen = read_progress()["hints"].get(exercise.id, 0)
+    number = min(seen + 1, len(tips)) if number is None else number
+    if not 1 <= number <= len(tips):
+        sys.exit(f"{exercise.id} has hints 1 to {len(tips)}")
+    print(f"Hint {number} of {len(tips)}: {tips[number - 1]}")
+    remember("hints", exercise, max(seen, number))
+
+
+def show_solution(exercise, give_up):
+    """Our solution, once the learner has one, or gives up."""
+    if state_of(exercise, read_progress()) != "solved" and not give_up:
+        sys.exit(f"after yours passes, or: check.py --solution {exercise.id} --give-up")
+    print(exercise.beside("solutions").read_text(encoding="utf-8").split("\n\nMUTANTS")[0])
+
+
+def reset(exercise):
+    """The stub again; what was there is kept."""
+    if exercise.mine.exists():
+        exercise.mine.replace(exercise.mine.with_suffix(".bak"))
+        print(f"yours is kept as {shown(exercise.mine.with_suffix('.bak'))}")
+    print(f"{shown(exercise.start())} is the stub again")
+
+
+def show_open(words):
+    """An open experiment: its statement, or the verdict on an answer."""
+    folder = HERE / "open"
+    known = {path.stem: path for path in sorted(folder.glob("o*.py"), key=lambda path: int(path.stem[1:]))}
+    if not words or words[0] not in known:
+        sys.exit(f"open experiments: {', '.join(known)}. What is asked: check.py --open {next(iter(known), 'o1')}")
+    experiment = execute(known[words[0]])
+    if len(words) == 1:
+        print(experiment.__doc__.strip())
+        return True
+    try:
+        experiment.check(json.loads(Path(words[1]).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        sys.exit(f"{words[1]} cannot be read as JSON: {error}")
+    except (NotYet, KeyError, TypeError) as problem:
+        missing = f"the entry {problem} is missing" if isinstance(problem, KeyError) else f"{problem}"
+        print(f"{words[0]}: {coloured('not yet')}\n  {missing}")
+        return False
+    print(f"{words[0]}: {coloured('solved')}: your numbers agree with what was recomputed, and your claim with your numbers")
+    return True
+
+
+# %% The command line
+
+
+def chosen(words, everything=False):
+    """The exercises that a learner names: ex04_2, ex04, or all."""
+    found = [one for one in exercises().values() if everything or any(one.id in (w, f"{w}{one.id[4:]}") for w in words)]
+    if not found:
+        sys.exit(f"there is no exercise {' '.join(words)!r}: check.py --list shows them all")
+    return found
+
+
+def run(args):
+    """Do what the command line asks; whether all that was checked is solved."""
+    words = args.which
+    if args.list:
+        return show_list(args.markdown) or True
+    if args.open:
+        return show_open(words)
+    if args.watch:
+        return watch(chosen(words)[0] if words else first_unsolved()) or True
+    if args.hint or args.solution or args.reset:
+        exercise = chosen(words[:1])[0]
+        if args.hint:
+            number = int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+            return show_hint(exercise, number) or True
+        return (show_solution(exercise, args.give_up) if args.solution else reset(exercise)) or True
+    if not words and not args.all:
+        return show_next()
+    wanted = chosen(words, args.all)
+    if len(wanted) == 1:
+        return show(wanted[0], with_statement=state_of(wanted[0], read_progress()) == "not started")
+    return all([show(exercise, with_statement=False) for exercise in wanted])  # the list: every one is shown
+
+
+def main(argv=None):
+    """Read the command line; Ctrl-C ends quietly."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("which", nargs="*", help=argparse.SUPPRESS)
+    for flag in ("all", "list", "markdown", "watch", "hint", "solution", "give-up", "reset", "open"):
+        parser.add_argument(f"--{flag}", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    with contextlib.suppress(AttributeError):  # what a learner prints may not fit the terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
+    torch.set_num_threads(1)
+    try:
+        return 0 if run(args) else 1
+    except KeyboardInterrupt:
+        print("\nstopped")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    from check import main  # under its own name, so that the checks meet the same NotYet
+
+    sys.exit(main())
