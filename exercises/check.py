@@ -189,9 +189,8 @@ def expect(function, inputs, want, wrong=None, scales=None, names=None, rtol=1e-
             raise NotYet(f"{name} changes its argument {label}: work on a copy, as in x = x + step instead of x += step")
     for part, again in zip(first, parts(function(*kept)), strict=True):
         if not same(part.got, again.got, 1e-9):
-            raise NotYet(
-                f"{name}: two calls with the same arguments differ. It draws random numbers of its own, or keeps something from the first call."
-            )
+            why = "It draws random numbers of its own, or keeps something from the first call."
+            raise NotYet(f"{name}: two calls with the same arguments differ. {why}")
         part.check_values(dict(zip(labels, kept, strict=True)), scales, rtol)
 
 
@@ -561,7 +560,8 @@ def run(args):
     wanted = chosen(words, args.all)
     if len(wanted) == 1:
         return show(wanted[0], with_statement=state_of(wanted[0], read_progress()) == "not started")
-    return all([show(exercise, with_statement=False) for exercise in wanted])  # the list: every one is shown
+    solved = [show(exercise, with_statement=False) for exercise in wanted]
+    return all(solved)
 
 
 def main(argv=None):

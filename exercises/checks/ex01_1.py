@@ -3,6 +3,7 @@
 from decimal import Decimal, localcontext
 
 import torch
+
 from check import Draws, expect
 
 HINTS = (

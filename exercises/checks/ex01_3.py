@@ -1,6 +1,7 @@
 """The check of ex01_3: finite differences of the log likelihood, Z by quadrature."""
 
 import torch
+
 from check import Draws, expect
 
 HINTS = (

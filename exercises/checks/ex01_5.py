@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.linalg
+
 from check import Draws, expect
 
 HINTS = (
@@ -28,9 +29,7 @@ def check(learner, seed):
     both = lambda v: (x + h * v, v)
     noise = lambda variance: both(kept + variance**0.5 * xi)
     wrong = {
-        f"The gradient's own noise is not allowed for: too hot by h grad_var/(2 friction) = {h * grad_var / 2 / friction:.3f}.": noise(
-            2 * friction * h * T
-        ),
+        "The gradient's own noise comes on top: too hot by h grad_var/(2 friction).": noise(2 * friction * h * T),
         "The gradient's errors are multiplied by h, so their variance by h^2.": noise(2 * friction * h * T - h * grad_var),
         "grad_var is a variance already.": noise(2 * friction * h * T - (h * grad_var) ** 2),
         "The variances must add up to 2 friction h T: subtract the gradient's.": noise(

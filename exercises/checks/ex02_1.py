@@ -1,6 +1,7 @@
 """The check of ex02_1: the energies of all 2^8 states."""
 
 import torch
+
 from check import Draws, expect, states
 
 HINTS = (

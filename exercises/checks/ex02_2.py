@@ -1,6 +1,7 @@
 """The check of ex02_2: pair by pair, how many patterns agree less how many differ; Hadamard patterns are fixed points."""
 
 import torch
+
 from check import Draws, NotYet, expect
 
 HINTS = (

@@ -1,6 +1,7 @@
 """The check of ex02_3: orthogonal patterns must replay exactly, W x^mu = x^(mu+1); and the sum over pairs, in loops."""
 
 import torch
+
 from check import Draws, NotYet, expect
 
 HINTS = (

@@ -1,6 +1,7 @@
 """The check of ex02_4: torch's own attention."""
 
 import torch
+
 from check import Draws, expect
 
 HINTS = (

@@ -1,6 +1,7 @@
 """The check of ex03_2: detailed balance, p_a K_ab = p_b K_ba with the larger of the two K at 1/n, fixes the matrix."""
 
 import torch
+
 from check import Draws, expect
 
 HINTS = (

@@ -1,6 +1,7 @@
 """The check of ex03_4: a chain that forgets by r a draw, rho_t = r^t, has tau = (1 + r)/(1 - r)."""
 
 import torch
+
 from check import Draws, expect
 
 HINTS = (
@@ -11,8 +12,8 @@ HINTS = (
 
 
 def check(learner, seed):
-    r = 0.6 + 0.2 * Draws(seed).uniform(1).item()
-    for r in (r, -r, 0.0):
+    some = 0.6 + 0.2 * Draws(seed).uniform(1).item()
+    for r in (some, -some, 0.0):
         rho = torch.tensor(r, dtype=torch.float64) ** torch.arange(400)
         tau = (1 + r) / (1 - r)
         wrong = {

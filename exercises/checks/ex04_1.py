@@ -3,6 +3,7 @@
 import math
 
 import torch
+
 from check import Draws, expect, states
 
 HINTS = (

@@ -1,6 +1,7 @@
 """The check of ex04_2: autograd of the mean free energies, F by a sum over all hidden states."""
 
 import torch
+
 from check import Draws, expect, states
 
 HINTS = (

@@ -1,6 +1,7 @@
 """The check of ex04_3: all labels and all 2^m hidden states."""
 
 import torch
+
 from check import Draws, expect, states
 
 HINTS = (

@@ -3,6 +3,7 @@
 import itertools
 
 import torch
+
 from check import Draws, NotYet, expect
 
 HINTS = (
