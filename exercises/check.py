@@ -19,6 +19,7 @@ You write in exercises/mine/, where a stub is copied when you first ask for it. 
 import _thread
 import argparse
 import contextlib
+import copy
 import hashlib
 import inspect
 import json
@@ -161,6 +162,13 @@ def recognised(got, want, inputs, scales):
     return "it is right to 1e-4 only: is something computed in float32?" if same(got, want, 1e-4) else None
 
 
+def untouched(value, before):
+    """Whether an argument, or each tensor in a tuple of them, is what it was."""
+    if isinstance(value, tuple):
+        return all(untouched(*pair) for pair in zip(value, before, strict=True))
+    return not torch.is_tensor(value) or torch.equal(value, before)
+
+
 def expect(function, inputs, want, wrong=None, scales=None, names=None, rtol=1e-6, name=None):
     """Raise NotYet unless the learner's function gives `want` (a tensor, a number, or a tuple of these) on the inputs.
 
@@ -178,20 +186,35 @@ def expect(function, inputs, want, wrong=None, scales=None, names=None, rtol=1e-
         each = ({sentence: value[i] for sentence, value in wrong.items()} for i in range(len(want)))
         return [Part(*four) for four in zip(labels, got, want, each, strict=True)]
 
-    kept = [value.clone() if torch.is_tensor(value) else value for value in inputs]
+    kept = copy.deepcopy(inputs)
     first = parts(function(*inputs))
     for part in first:
         part.check_form()
     labels = list(inspect.signature(function).parameters) if inspect.isroutine(function) else []
     labels += [f"number {i + 1}" for i in range(len(labels), len(inputs))]
     for label, value, before in zip(labels, inputs, kept, strict=True):
-        if torch.is_tensor(value) and not torch.equal(value, before):
+        if not untouched(value, before):
             raise NotYet(f"{name} changes its argument {label}: work on a copy, as in x = x + step instead of x += step")
     for part, again in zip(first, parts(function(*kept)), strict=True):
         if not same(part.got, again.got, 1e-9):
             why = "It draws random numbers of its own, or keeps something from the first call."
             raise NotYet(f"{name}: two calls with the same arguments differ. {why}")
         part.check_values(dict(zip(labels, kept, strict=True)), scales, rtol)
+
+
+def trainable(loss, theta, slope):
+    """Raise NotYet unless the learner's loss(theta) can be differentiated in a model's parameter, with this slope."""
+    leaf = theta.clone().requires_grad_()
+    value = loss(leaf)
+    if not value.requires_grad:
+        raise NotYet("The loss has no graph, so nothing can be trained by it. Was something detached?")
+    try:
+        (got,) = torch.autograd.grad(value, leaf)
+    except RuntimeError:
+        raise NotYet("The loss cannot be differentiated again: torch.autograd.grad(..., create_graph=True)") from None
+    why = "Its value is right, but a part has lost its graph: torch.autograd.grad(..., create_graph=True), and no detach."
+    if not same(got, slope):
+        raise NotYet(f"The loss's slope in the model's parameter is {got.item():.6g}, want {slope.item():.6g}.\n{why}")
 
 
 # %% The exercises and what is known of them

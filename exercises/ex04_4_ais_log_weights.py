@@ -5,8 +5,8 @@ and then *moved*, x_(k-1) -> x_k, by a kernel that leaves p_k as it is:
 
     w = product over k = 1 ... K of  exp(-betas[k] E(x_(k-1))) / exp(-betas[k-1] E(x_(k-1))).
 
-The mean of w is then exactly Z_K / Z_0, however badly the chains mix. You get the energies of all states on the way, x_0 ... x_K,
-a row a chain. Return the log weights.
+The mean of w is then exactly Z_K / Z_0, however badly the chains mix. You get the energies of all states on the
+way, x_0 ... x_K, a row a chain. Return the log weights.
 
 Shapes   energies (n, K+1), betas (K+1,), rising, float64 -> (n,)
 Source   Neal (2001), eq. 12

@@ -18,7 +18,7 @@ def sweeps_needed(K, pi, tolerance):
 MUTANTS = [
     ("math.ceil(", "math.floor(", "rounded down"),
     ("[-2]", "[-1]", "Eigenvalue 1 is pi's own"),
-    ("[-2]", "[-3]", "the slowest decides"),
+    ("[-2]", "[-3]", "The slowest decides"),
     ("values.abs().sort()", "values.sort()", "in absolute value"),
     ("math.log(r)", "(2 * math.log(r))", "of chi^2"),
     ("pi.min()", "pi.max()", "*least* likely"),
