@@ -242,7 +242,7 @@ class Exercise(NamedTuple):
     @property
     def names(self):
         """What the learner writes: the functions and classes of the stub."""
-        return re.findall(r"^(?:def|class) (\w+)", self.text, re.MULTILINE)
+        return re.findall(r"^(?:def|class) (\w+)\(", self.text, re.MULTILINE)
 
     @property
     def mine(self):
@@ -407,7 +407,8 @@ def check(id, *functions):
     """In a notebook: check("ex04_2", cd_gradient)."""
     exercise = exercises()[id]
     learner = types.SimpleNamespace(**{function.__name__: function for function in functions})
-    files = {function.__code__.co_filename for function in functions if hasattr(function, "__code__")}
+    parts = [part for function in functions for part in (function, *vars(function).values())]  # a class has methods
+    files = {part.__code__.co_filename for part in parts if inspect.isfunction(part)}
     state, message = judge(exercise, lambda: learner, files)
     if state == "solved":
         remember("solved", exercise, fingerprint(exercise))

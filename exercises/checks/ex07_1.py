@@ -6,8 +6,8 @@ from check import NotYet
 
 HINTS = (
     "nn.Sequential of two or three nn.Conv2d with nn.SiLU between, then nn.Flatten and nn.Linear to one number.",
-    "8x8 becomes 4x4 by nn.Conv2d(1, 16, 4, stride=2, padding=1), and 2x2 by another. nn.Linear returns (B, 1): remove the 1.",
-    "self.net = nn.Sequential(conv, nn.SiLU(), conv, nn.SiLU(), nn.Flatten(), nn.Linear(32 * 4, 1)); return self.net(x)[:, 0]",
+    "8x8 becomes 4x4 by nn.Conv2d(1, 16, 4, stride=2, padding=1), and 2x2 by another. nn.Linear gives (B, 1): drop the 1.",
+    "self.net = nn.Sequential(conv, nn.SiLU(), conv, nn.SiLU(), nn.Flatten(), nn.Linear(128, 1)); return self.net(x)[:, 0]",
 )
 
 

@@ -7,7 +7,7 @@ from check import Draws, expect
 HINTS = (
     "torch.where chooses entry by entry; restart is (B,), the chains are (B, d): which dimension must restart be given?",
     "Restart first, then move, so that a fresh chain is moved too. Clone the buffer before you write into it.",
-    "chains = torch.where(restart[:, None], noise, buffer[index]); moved = move(chains); new = buffer.clone(); new[index] = moved",
+    "chains = torch.where(restart[:, None], noise, buffer[index]); moved = move(chains); new[index] = moved, new a clone",
 )
 
 

@@ -8,11 +8,12 @@ class Energy(nn.Module):
 
     def __init__(self):
         super().__init__()
+        smooth = nn.SiLU()
         self.net = nn.Sequential(
             nn.Conv2d(1, 16, 4, stride=2, padding=1),
-            nn.SiLU(),
+            smooth,
             nn.Conv2d(16, 32, 4, stride=2, padding=1),
-            nn.SiLU(),  # second
+            smooth,
             nn.Flatten(),
             nn.Linear(32 * 4, 1),
         )
@@ -24,12 +25,11 @@ class Energy(nn.Module):
 
 MUTANTS = [
     ("self.net(x)[:, 0]", "self.net(x)", "remove the last dimension"),
-    ("nn.SiLU(),  # second", "nn.BatchNorm2d(32), nn.SiLU(),", "the other images of the batch"),
-    ("nn.SiLU(),  # second", "nn.Dropout(0.5), nn.SiLU(),", "has no place in an energy"),
-    ("            nn.SiLU(),\n            nn.Conv2d(16, 32, 4, stride=2, padding=1),\n            nn.SiLU(),  # second\n",
-     "            nn.ReLU(),\n            nn.Conv2d(16, 32, 4, stride=2, padding=1),\n            nn.ReLU(),\n", "flat between its kinks"),
+    ("nn.Flatten(),", "nn.BatchNorm2d(32), nn.Flatten(),", "the other images of the batch"),
+    ("nn.Flatten(),", "nn.Dropout(0.5), nn.Flatten(),", "has no place in an energy"),
+    ("nn.SiLU()", "nn.ReLU()", "flat between its kinks"),
     ("self.net(x)[:, 0]", "self.net(x)[:, 0].detach()", "has no graph"),
     ("self.net(x)[:, 0]", "self.net(x)[:, 0] * 0", "All images have the same energy"),
     ("self.net(x)[:, 0]", "self.net(x)[:, 0].mean()", "but should have (6,)"),
     ("nn.Conv2d(1, 16, 4, stride=2, padding=1)", "nn.Conv2d(1, 16, 1, stride=2)", "do not matter to E"),
-]  # fmt: skip
+]
