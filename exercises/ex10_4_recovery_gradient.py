@@ -4,8 +4,8 @@ A clean x was blurred to y = x + sigma n. Instead of p(x) learn p(x | y), which 
 
     p(x | y) ~ exp( -E(x) - (x - y)^2 / (2 sigma^2) ).
 
-In one dimension its normaliser is a sum over a grid, one for each y. Return the gradient of the mean of log p(x | y) over the
-pairs (x, y) in the energy's parameters theta, from dE/dtheta, which you get as a function:
+In one dimension its normaliser is a sum over a grid, one for each y. Return the gradient of the mean of log p(x | y) over
+the pairs (x, y) in the energy's parameters theta, from dE/dtheta, which you get as a function:
 
     energy_slope(x): (n,) -> (n_theta, n),        energy(x): (n,) -> (n,).
 

@@ -4,7 +4,7 @@ from decimal import Decimal, localcontext
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Section probability of module 01 shows the naive formula overflow beside one that does not.",

@@ -2,7 +2,7 @@
 
 import math
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "The step is eq. (2) of module 01, term by term. For the variance solve the equation in the statement for v.",

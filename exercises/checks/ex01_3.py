@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "dE/dt1 = x^2 and dE/dt2 = x^4: you need their averages over the data, and over the model.",

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "How much variance do the gradient's errors add to v in one step? They are multiplied by h there.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect, states
+from compare import Draws, expect, states
 
 HINTS = (
     "Write E(s) as -s_i h_i + (what does not contain s_i), with the field h_i = sum over j != i of W_ij s_j.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "Three steps: to +-1, one matrix product, no self-coupling. hebb of module 02 begins with the second.",

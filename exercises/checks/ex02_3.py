@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "What is W x^mu if the patterns are orthogonal? Each pattern must be answered by the one after it.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Which patterns compete with each other? The weights of one query over all patterns sum to 1.",

@@ -4,7 +4,7 @@ from decimal import Decimal, localcontext
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Divide numerator and denominator by exp(h/T): what is left is a sigmoid. Of what?",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Row a has n + 1 entries that are not 0: its n neighbours a ^ 2**i, and a itself.",

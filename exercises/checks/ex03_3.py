@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, expect, states
+from compare import Draws, expect, states
 
 HINTS = (
     "What are the eigenvalues of [[e^K, e^-K], [e^-K, e^K]], K the coupling? Its eigenvectors are (1, 1) and (1, -1).",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "rho holds lags 0, 1, 2, ...: which lags does the sum want that are not in it?",

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, expect, states
+from compare import Draws, expect, states
 
 HINTS = (
     "For one hidden unit with input x = c_j + (v W)_j: exp(x) + exp(-x) takes the place of 1 + exp(x).",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect, states
+from compare import Draws, expect, states
 
 HINTS = (
     "The same three averages twice, once over v_data and once over v_model: write one function `phase(v)` for both.",

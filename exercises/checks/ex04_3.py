@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect, states
+from compare import Draws, expect, states
 
 HINTS = (
     "Sum exp(-E) over h for a fixed label first: what is each hidden unit's input then?",

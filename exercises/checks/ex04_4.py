@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "Take the logarithm of the product: a sum over k of two energies of the same state.",

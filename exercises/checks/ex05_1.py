@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, expect, states
+from compare import Draws, expect, states
 
 HINTS = (
     "Distributions are rows here: one sweep turns q into q @ K.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect, states
+from compare import Draws, expect, states
 
 HINTS = (
     "First the sweep: chains -> h -> new chains. Then the gradient of ex04_2, with the new chains as the model's samples.",

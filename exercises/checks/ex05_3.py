@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, NotYet, states
+from compare import Draws, NotYet, states
 
 HINTS = (
     "A: one hidden unit for each pixel, which is on exactly if the pixel is. It copies everything, so it likes everything.",

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Which start makes the bound largest? Then solve 1/2 r^k sqrt(1/pi_a - 1) <= tolerance for k.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect, trainable
+from compare import Draws, expect, trainable
 
 HINTS = (
     "Make x a leaf that requires grad. The rows are independent, so a sum over them keeps each row's derivative apart.",

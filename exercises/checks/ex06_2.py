@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, NotYet, expect, trainable
+from compare import Draws, NotYet, expect, trainable
 
 HINTS = (
     "Which way does the best score point at x~? From x~ to x, that is along -n. When is sigma s + n zero?",

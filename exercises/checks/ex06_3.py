@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect, states, trainable
+from compare import Draws, expect, states, trainable
 
 HINTS = (
     "The gradient of v's is a vector-Jacobian product: (ds/dx)'v, one row for each x. What is left is its product with v.",

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "Bayes: among 1 + ratio points one is a datum. Write P(datum | x) = p/(p + ratio q), and its log odds.",

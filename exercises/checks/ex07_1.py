@@ -2,7 +2,7 @@
 
 import torch
 
-from check import NotYet
+from compare import NotYet, Part
 
 HINTS = (
     "nn.Sequential of two or three nn.Conv2d with nn.SiLU between, then nn.Flatten and nn.Linear to one number.",
@@ -19,11 +19,8 @@ def check(learner, seed):
     if not list(energy.parameters()):
         raise NotYet("Energy has no parameters: layers must be attributes of self, made in __init__")
     before, e = x.clone(), energy(x)
-    if not torch.is_tensor(e):
-        raise NotYet(f"Energy returns {'None: is there a return?' if e is None else type(e).__name__}")
-    if e.shape != (6,):
-        why = "\nOne number an image: remove the last dimension, as in [:, 0] or .squeeze(1)." if e.shape == (6, 1) else ""
-        raise NotYet(f"Energy has shape {tuple(e.shape)}, but should have (6,){why}")
+    column = "One number an image: remove the last dimension, as in [:, 0] or .squeeze(1)."
+    Part("Energy", e, torch.zeros(6), {column: e} if torch.is_tensor(e) and e.shape == (6, 1) else {}).check_form()
     if not torch.equal(x, before):
         raise NotYet("Energy changes its argument x: an activation with inplace=True?")
     if not e.isfinite().all():

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "torch.where chooses entry by entry; restart is (B,), the chains are (B, d): which dimension must restart be given?",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "Call energy once on each set. Which sign has the data's mean: is their energy to be low or high?",

@@ -1,6 +1,6 @@
 """The check of ex07_4: in E = x^2/2 with a small alpha, x settles to the variance T: its recursion, iterated."""
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Match the two updates term by term: what is e, if alpha = e/2?",

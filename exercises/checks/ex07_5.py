@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "E_data[E] = lam variance/2; E_data[E^2] = lam^2 E x^4/4. Set the derivative of the loss in lam to 0.",

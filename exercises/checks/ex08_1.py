@@ -4,7 +4,7 @@ from decimal import Decimal, localcontext
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Sum over the classes, not over the images. Which images are likely: those with large logits, or with small?",

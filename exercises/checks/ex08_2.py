@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "H of a Gaussian is 1/2 log(2 pi e std^2): one log, one half, one e. It grows with std: does your bound?",

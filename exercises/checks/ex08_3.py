@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "Which of the two in the difference is a target, a number as far as the loss is concerned?",

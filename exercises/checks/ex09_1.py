@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "There are N M pairs. Broadcasting compares all of them at once.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "Cut A into its blocks A_uu and A_uk. Which terms of x'A x/2 contain x_u? Set their derivative to 0.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "Fokker-Planck: a velocity of -(1/2) d(sigma^2)/dt s moves the density as diffusion does. Now take sigma as the time.",

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from check import Draws, NotYet, expect
+from compare import Draws, NotYet, expect
 
 HINTS = (
     "Solve for z first. Then p(x) = N(z; 0, I) |det dz/dx|.",

@@ -2,7 +2,7 @@
 
 import torch
 
-from check import Draws, expect
+from compare import Draws, expect
 
 HINTS = (
     "As in ex01_3 there are two phases; but here every y has a model of its own, p(. | y).",
@@ -13,7 +13,7 @@ HINTS = (
 
 def check(learner, seed):
     draws, sigma = Draws(seed), 0.7
-    theta, x = torch.tensor([0.3, -0.8, 0.2]).double() + 0.1 * draws.normal(3), 1.2 * draws.normal(13)
+    theta, x = torch.tensor([0.3, -0.8, 0.2]).double() + 0.1 * draws.uniform(3), 1.2 * draws.normal(13)
     y = x + sigma * draws.normal(13)
     axis = torch.linspace(-7, 7, 1401, dtype=torch.float64)
     features = lambda x: torch.stack([x, x**2, x**4])

@@ -4,7 +4,7 @@ import torch
 
 
 def conjunction(energies):
-    """The energy (B,) of the product of the densities, up to a constant."""
+    """The energy (B,) of the product, -log of prod_i exp(-E_i)."""
     return energies.sum(0)
 
 
