@@ -111,11 +111,12 @@ def read_progress():
     path = HERE / ".progress.json"
     try:
         progress = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(progress, dict) and all(isinstance(progress[part], dict) for part in ("solved", "hints")):
+        kinds = {"solved": str, "hints": int}
+        if all(isinstance(value, kind) for part, kind in kinds.items() for value in progress[part].values()):
             return progress
     except FileNotFoundError:
         return {"solved": {}, "hints": {}}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     with contextlib.suppress(OSError):
         path.replace(path.with_name(".progress.damaged.json"))
@@ -202,12 +203,9 @@ def judge(exercise, load, files, seed=0):
             execute(exercise.beside("checks")).check(learner, seed)
     except NotYet as problem:
         return "not yet", str(problem)
-    except FileNotFoundError as error:
-        if error.filename in files:
-            return "not started", "the file is gone: check.py puts the stub there again"
-        raise
     except NotImplementedError as error:
-        return "not started", sentence_about(error, files) or "it still raises NotImplementedError"
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+        return "not started", f"line {lines[-1] if lines else '?'} still raises NotImplementedError: write that function too"
     except (Exception, SystemExit) as error:
         message = sentence_about(error, files)
         if message is None and not isinstance(error, SystemExit):
@@ -220,7 +218,7 @@ def judge(exercise, load, files, seed=0):
 
 def check_file(exercise, seed=0):
     """Judge the learner's file, and write down if it is solved."""
-    path = exercise.mine
+    path = exercise.start()
     state, message = judge(exercise, lambda: execute(path), {str(path)}, seed)
     if state == "not started" and path.exists() and path.read_bytes() != exercise.stub.read_bytes():
         state = "not yet"  # one of several functions is still to be written
@@ -257,14 +255,20 @@ def report(exercise, state, message):
     progress, tips = read_progress(), len(execute(exercise.beside("checks")).HINTS)
     if state == "solved":
         n = sum(state_of(other, progress) == "solved" for other in exercises().values())
-        print(f"  {n} of {len(exercises())} are solved. Ours, to compare: check.py --solution {exercise.id}")
+        print(f"  {n} of {len(exercises())} are solved. Ours, to compare: {command('--solution', exercise.id)}")
+        print(f"  The next one: {command()}")
         return
     if state == "not yet":
         print("\n".join(f"  {line}" for line in message.splitlines()))
         seen = progress["hints"].get(exercise.id, 0)
-        print(f"  Hint {min(seen + 1, tips)} of {tips}: check.py --hint {exercise.id}")
+        print(f"  Hint {min(seen + 1, tips)} of {tips}: {command('--hint', exercise.id)}")
     else:
-        print(f"  Write it in {shown(exercise.mine)}, then: check.py {exercise.id}")
+        print(f"  Write it in {shown(exercise.mine)}, then: {command(exercise.id)}")
+
+
+def command(*words):
+    """What to type, from where the learner is."""
+    return " ".join(["python", shown(HERE / "check.py"), *words])
 
 
 def shown(path):
@@ -294,7 +298,7 @@ def show_next():
     """The next unsolved exercise."""
     exercise = first_unsolved()
     if exercise is None:
-        print(f"All {len(exercises())} are solved. The open experiments are next: check.py --open o1")
+        print(f"All {len(exercises())} are solved. The open experiments are next: {command('--open')}")
         return True
     return show(exercise, with_statement=True)
 
@@ -345,7 +349,7 @@ def show_hint(exercise, number=None):
 def show_solution(exercise, give_up):
     """Our solution, once the learner has one, or gives up."""
     if state_of(exercise, read_progress()) != "solved" and not give_up:
-        sys.exit(f"after yours passes, or: check.py --solution {exercise.id} --give-up")
+        sys.exit(f"after yours passes, or: {command('--solution', exercise.id, '--give-up')}")
     print(exercise.beside("solutions").read_text(encoding="utf-8").split("\n\nMUTANTS")[0])
 
 
@@ -386,7 +390,7 @@ def chosen(words, everything=False):
     """The exercises that a learner names: ex04_2, ex04, or all."""
     found = [one for one in exercises().values() if everything or any(one.id in (w, f"{w}{one.id[4:]}") for w in words)]
     if not found:
-        sys.exit(f"there is no exercise {' '.join(words)!r}: check.py --list shows them all")
+        sys.exit(f"there is no exercise {' '.join(words)!r}. All of them: {command('--list')}")
     return found
 
 
@@ -429,6 +433,12 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("\nstopped")
         return 130
+    except BrokenPipeError:  # read by head, say, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a folder that cannot be written, say
+        print(error)
+        return 1
 
 
 if __name__ == "__main__":
