@@ -505,3 +505,57 @@ def test_at_a_terminal(desk):
     assert "The sign is reversed" in text
     assert "\nstopped" in text
     assert "Traceback" not in text
+
+
+# %% The open experiments
+
+OPEN = {path.stem: path for path in sorted((ROOT / "exercises" / "open").glob("o*.py"), key=lambda path: int(path.stem[1:]))}
+every_experiment = pytest.mark.parametrize("name", OPEN)
+
+
+def pilot(name):
+    """Our answer to an open experiment, and the mistakes planted in it."""
+    solution = program.execute(ROOT / "exercises" / "solutions" / f"{name}.py")
+    return json.loads((ROOT / "exercises" / "solutions" / f"{name}.json").read_text(encoding="utf-8")), solution.MUTANTS
+
+
+@every_experiment
+def test_a_pilot_is_accepted(name, capsys, tmp_path):
+    path = tmp_path / "answer.json"
+    path.write_text(json.dumps(pilot(name)[0]), encoding="utf-8")
+    status, text = said(capsys, "--open", name, str(path))
+    assert (status, text[: len(name) + 8]) == (0, f"{name}: solved"), text
+
+
+@every_experiment
+def test_an_invented_table_is_rejected_with_its_own_words(name, capsys, tmp_path):
+    path, wrong = tmp_path / "answer.json", []
+    _, mutants = pilot(name)
+    assert len(mutants) >= 6
+    assert {"flat", "reversed", "one seed"} <= {what for what, *_ in mutants}
+    for what, plant, words in mutants:
+        answer, _ = pilot(name)
+        plant(answer)
+        path.write_text(json.dumps(answer), encoding="utf-8")
+        status, text = said(capsys, "--open", name, str(path))
+        if status != 1 or words not in text or not text.isascii():
+            wrong.append((what, words, status, text))
+    assert not wrong
+
+
+@every_experiment
+def test_a_statement_of_an_experiment_is_whole(name, capsys):
+    status, text = said(capsys, "--open", name)
+    assert status == 0
+    assert re.match(rf"{name} .+\(modules? \d\d.*minutes\)\n", text)
+    assert "\nAnswer   " in text
+    assert "\nChecked  " in text
+    assert "redict" in text
+    assert text.isascii()
+
+
+def test_an_answer_that_cannot_be_read(desk, capsys, tmp_path):
+    assert "cannot be read" in said(capsys, "--open", "o2", "nowhere.json")[1]
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    assert "cannot be read" in said(capsys, "--open", "o2", "broken.json")[1]
+    assert "open experiments: o" in said(capsys, "--open")[1]
