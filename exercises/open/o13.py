@@ -22,18 +22,10 @@ Checked  hidden mass, from the networks, by a grid and by chains of the check's 
 import torch
 
 from compare import NotYet
-from tables import better, must_claim, must_differ, numbers, seeds
+from tables import better, must_claim, network_energy, networks, numbers, seeds
 
 N_CELLS, N_FINE = 32, 4  # cells a side, and grid points a side in each
 N_CHAINS, STEP = 5_000, 0.1
-
-
-def energy_of(network):
-    """E(x) of a network, x (n, 2) -> (n,)."""
-    W1, W2 = numbers(network, "W1", 2, 32), numbers(network, "W2", 32, 32)
-    b1, b2, w3 = (numbers(network, key, 32) for key in ("b1", "b2", "w3"))
-    silu = torch.nn.functional.silu
-    return lambda x: x.square().sum(1) / 18 + silu(silu(x @ W1 + b1) @ W2 + b2) @ w3
 
 
 def hidden_mass(energy, n_steps, generator):
@@ -56,12 +48,9 @@ def hidden_mass(energy, n_steps, generator):
 def check(answer):
     n_seeds, right = len(seeds(answer, 3)), {}
     for steps in ("5", "40"):
-        told, networks = numbers(answer["hidden"], steps, n_seeds), answer["networks"][steps]
-        if len(networks) != n_seeds:
-            raise NotYet(f"networks: {steps} should have {n_seeds}, one a seed")
-        must_differ(f"networks of K = {steps}", [numbers(network, "w3", 32) for network in networks])
+        told, row = numbers(answer["hidden"], steps, n_seeds), networks(answer, steps, n_seeds)
         generator = torch.Generator().manual_seed(0)
-        right[steps] = torch.stack([hidden_mass(energy_of(network), int(steps), generator) for network in networks])
+        right[steps] = torch.stack([hidden_mass(network_energy(network), int(steps), generator) for network in row])
         off = (told - right[steps]).abs()
         if off.max() > 0.02:
             i = off.argmax()

@@ -6,8 +6,8 @@ of CD-k's bias, that is of
 
     (mean update of CD-k) - (gradient of the log likelihood),      all parameters W, b, c in one vector,
 
-and l2 itself. Module 05's cd_bias, gibbs_kernels and reversible_spectrum do it. Predict before you look: how many sweeps leave 1 %
-of the gradient's norm as bias? And which of your three machines needs most, if you know their l2?
+and l2 itself. Module 05's cd_bias, gibbs_kernels and reversible_spectrum do it. Predict before you look: how many
+sweeps leave 1 % of the gradient's norm as bias? And which of your three machines needs most, if you know their l2?
 
 Answer   {"seeds": [3 or more], "machines": [{"W": (d, m), "b": (d), "c": (m)} for each seed],
           "data": [patterns (N, d) of 0 and 1, for each seed],

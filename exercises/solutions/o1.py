@@ -59,7 +59,7 @@ if __name__ == "__main__":
     main()
 
 MUTANTS = [
-    ("flat", lambda a: a["accuracy"]["rbm"].update(few=[0.8] * 3), "accuracy of rbm, few"),
+    ("flat", lambda a: a["accuracy"]["rbm"].update(few=[0.8] * 8), "accuracy of rbm, few"),
     ("reversed", lambda a: a["accuracy"].update(rbm=a["accuracy"]["logistic"]), "accuracy of rbm"),
     ("one seed", lambda a: a.update(seeds=[0]), "different seeds"),
     (
