@@ -7,7 +7,7 @@
       --hint ex04_2 [2]                    the next hint, or hint 2
       --solution ex04_2 [--give-up]        after it passes; before that, only if you give up
       --reset ex04_2                       the stub again; your file is kept as .bak
-      --open o2 [answer.json]              an open experiment: what is asked, or what your answer is worth
+      --open [o2 [answer.json]]            the open experiments; what one asks; what your answer to it is worth
 
 You write in exercises/mine/, where a stub is copied when you first ask for it. In a notebook:
 
@@ -365,8 +365,12 @@ def show_open(words):
     """An open experiment: its statement, or the verdict on an answer."""
     folder = HERE / "open"
     known = {path.stem: path for path in sorted(folder.glob("o*.py"), key=lambda path: int(path.stem[1:]))}
-    if not words or words[0] not in known:
-        sys.exit(f"open experiments: {', '.join(known)}. What is asked: check.py --open {next(iter(known), 'o1')}")
+    if not words:
+        print("\n".join(execute(path).__doc__.splitlines()[0] for path in known.values()))
+        print(f"What is asked: {command('--open', next(iter(known)))}")
+        return True
+    if words[0] not in known:
+        sys.exit(f"there is no experiment {words[0]!r}. All of them: {command('--open')}")
     experiment = execute(known[words[0]])
     if len(words) == 1:
         print(experiment.__doc__.strip())

@@ -47,7 +47,7 @@ def check(answer):
         raise NotYet(f"images: {copies:.0%} of a set are training images, pixel by pixel: they should come from noise")
     right = torch.stack([scores(x, x_test, *judged) for x in images])
     for i, key in enumerate(("pixels", "features", "entropy")):
-        must_agree(key, numbers(answer, key, n_seeds), right[:, i], 0.02)
+        must_agree(key, numbers(answer, key, n_seeds), right[:, i], 1e-3)
     gaussian = torch.stack([scores(one_gaussian(x_train, seed), x_test, *judged) for seed in range(n_seeds)])
     for i, key in enumerate(("pixels", "features")):
         winner = {1: "energy", -1: "gaussian", 0: "neither"}[better(-right[:, i], -gaussian[:, i])]

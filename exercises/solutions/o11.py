@@ -90,7 +90,7 @@ if __name__ == "__main__":
     main()
 
 MUTANTS = [
-    ("flat", lambda a: a.update(judged=[1.0] * 3), "judged: the table says"),
+    ("flat", lambda a: a.update(judged=[0.9] * 3), "judged: the table says"),
     ("reversed", lambda a: a["accuracy"].update(energy=[1 - v for v in a["accuracy"]["energy"]]), "accuracy of energy"),
     ("one seed", lambda a: a.update(seeds=[0]), "different seeds"),
     ("one seed, three times", lambda a: a["images"].__setitem__(1, a["images"][0]), "two seeds"),

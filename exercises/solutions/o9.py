@@ -29,7 +29,7 @@ def main(n_seeds=3, n_updates=3000, n=200):
         each, stream = [network_energy(network) for network in answer["networks"][rate]], torch.Generator().manual_seed(1)
         answer["buffers"][rate] = points.tolist()
         answer["buffer"][rate] = [round(near_a_centre(one).item(), 4) for one in points]
-        answer["noise"][rate] = [round(from_noise(energy, stream).item(), 4) for energy in each]
+        answer["noise"][rate] = [round(share, 4) for share in from_noise(answer["networks"][rate], stream).tolist()]
         answer["gap"][rate] = [round(gap_to_data(energy).item(), 4) for energy in each]
         print(rate, *(answer[key][rate] for key in ("buffer", "noise", "gap")))
     mean = lambda key: lambda rate: sum(answer[key][rate])
