@@ -8,7 +8,7 @@ x has two phases (module 01, eq. 3):
 In one dimension the model's average is a sum over a fine, even grid `axis`. Return the gradient to climb.
 
 Shapes   theta (2,), x (N,), axis (n,) float64 -> (2,)
-Source   Hinton (2002), eq. 3
+Source   Hinton (2002)
 Read     01_ebm_foundations.py, section forces
 """
 

@@ -10,7 +10,7 @@ Write Hebb's sum with the next pattern on one side,
 and keep the diagonal (there is no energy here that it could spoil).
 
 Shapes   patterns (P, N) of +-1, float64, in the order of the sequence -> W (N, N)
-Source   Hopfield (1982), eq. 12; Sompolinsky & Kanter (1986)
+Source   Hopfield (1982); Sompolinsky & Kanter (1986)
 Read     02_hopfield_networks.py, section memories
 """
 

@@ -8,7 +8,7 @@ The sum factorises over the hidden units, as in eq. (3), but softplus is not wha
 must stay finite for inputs of +-1000 to a hidden unit.
 
 Shapes   W (d, m), b (d,), c (m,), v (B, d), float64 -> (B,)
-Source   Hinton (2012), section 13
+Source   Hinton (2012), section 13 (other types of unit)
 Read     04_restricted_boltzmann_machines.py, section bipartite
 """
 

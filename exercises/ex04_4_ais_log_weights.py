@@ -9,7 +9,7 @@ The mean of w is then exactly Z_K / Z_0, however badly the chains mix. You get t
 way, x_0 ... x_K, a row a chain. Return the log weights.
 
 Shapes   energies (n, K+1), betas (K+1,), rising, float64 -> (n,)
-Source   Neal (2001), eq. 12
+Source   Neal (2001)
 Read     04_restricted_boltzmann_machines.py, section likelihood
 """
 

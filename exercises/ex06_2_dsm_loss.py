@@ -9,7 +9,7 @@ Its minimiser is the score of the data *blurred by sigma*: from data of variance
 
 Shapes   score a function (B, d) -> (B, d); x, noise (B, d) float64, noise ~ N(0, I); sigma a number
          -> a tensor with one number
-Source   Vincent (2011), eq. 10
+Source   Vincent (2011)
 Read     06_score_matching.py, section objectives
 """
 

@@ -8,7 +8,7 @@ price of one (module 06, eq. 3, written with the score):
 v is given, a row for each x. Take one backward pass, of (s * v).sum(), and keep the graph as in ex06_1.
 
 Shapes   score a function (B, d) -> (B, d); x, v (B, d) float64 -> a tensor with one number
-Source   Song et al. (2019), eq. 8
+Source   Song et al. (2019), section 3
 Read     06_score_matching.py, sections identity and objectives
 """
 

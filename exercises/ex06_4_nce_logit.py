@@ -8,7 +8,7 @@ an unnormalised model log p(x) = -E(x) - c, the log odds of "this point is a dat
 and logistic regression on them learns c = log Z like any other weight. Return the log odds from the two log densities.
 
 Shapes   log_model, log_noise (n,) float64; ratio a positive number -> (n,)
-Source   Gutmann & Hyvarinen (2012), eq. 7
+Source   Gutmann & Hyvarinen (2010, 2012)
 Read     06_score_matching.py, section nce
 """
 

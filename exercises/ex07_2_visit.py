@@ -11,7 +11,7 @@ Here the buffer itself is left as it was, and a new one returned, so that the ch
 
 Shapes   buffer (N, d), index (B,) of different integers, restart (B,) bool, noise (B, d) float64;
          move a function (B, d) -> (B, d) -> (moved (B, d), new buffer (N, d))
-Source   Tieleman (2008); Du & Mordatch (2019), section 3.2
+Source   Tieleman (2008); Du & Mordatch (2019), section 3
 Read     07_neural_ebms.py, section loop (ReplayBuffer)
 """
 

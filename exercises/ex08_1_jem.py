@@ -8,7 +8,7 @@ Return both, for logits of any size. A constant added to all logits of an image 
 class probability.
 
 Shapes   logits (B, K) float64 -> (E (B,), log_p (B, K))
-Source   Grathwohl et al. (2020), eq. 7
+Source   Grathwohl et al. (2020), section 3
 Read     08_cooperative_training.py, section jem
 """
 

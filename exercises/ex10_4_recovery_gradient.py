@@ -10,7 +10,7 @@ the pairs (x, y) in the energy's parameters theta, from dE/dtheta, which you get
     energy_slope(x): (n,) -> (n_theta, n),        energy(x): (n,) -> (n,).
 
 Shapes   x, y (N,), axis (n,) float64; sigma a number -> (n_theta,)
-Source   Gao et al. (2021), eq. 7
+Source   Gao et al. (2021), section 3
 Read     01_ebm_foundations.py, section forces; module 10, section recovery, when it is there
 """
 

@@ -28,6 +28,7 @@ def check(learner, seed):
         "The energies were multiplied by T: that is the answer at 1/T.": oracle(energies, 1 / 0.7),
         "These are the weights: divide them by their sum Z.": weights,
         "These are ratios to the likeliest state: divide by the sum Z.": weights / weights.max(),
+        "These are the log probabilities.": (weights / weights.sum()).log(),
         "That is the answer at T = 1: T is not used.": oracle(energies, 1.0),
     }
     expect(learner.boltzmann, (energies, 0.7), oracle(energies, 0.7), wrong, {"n": 7, "T": 0.7})

@@ -30,6 +30,7 @@ def check(learner, seed):
         "Noise sqrt(2 step_size T) with half a step of drift samples at 2T: two conventions are mixed.": drift
         + math.sqrt(2) * noise,
         "T belongs under the root: sqrt(step_size * T).": drift + math.sqrt(e) * T * xi,
+        "That is the other form, with h: put h = step_size/2 in both places.": x - e * grad + math.sqrt(2) * noise,
         "The noise grows as the root of the step.": drift + e * T * xi,
         "The noise is missing: that is gradient descent.": drift,
         "T is not used.": drift + math.sqrt(e) * xi,

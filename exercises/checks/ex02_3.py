@@ -26,6 +26,7 @@ def check(learner, seed):
         wrong = {
             "It plays backwards: transpose W, or roll the other way.": want.T,
             "It stands still: that is Hebb's rule; the next pattern belongs on the left.": pairs(0),
+            "It plays backwards, and stops at its beginning.": pairs(1, p - 1).T,
             "It stops at the end: the last pattern must lead to the first.": pairs(1, p - 1),
             "It skips every second pattern: step by one.": pairs(2),
             "The sum is divided by the number of patterns, not by N.": want * n / p,

@@ -21,6 +21,7 @@ def check(learner, seed):
     wrong = {
         "The softmax runs over the queries: it must run over the patterns.": (beta * scores).softmax(0) @ patterns,
         "beta is divided by sqrt(d): eq. (5) has beta itself.": attend(beta / 7**0.5),
+        "That is attention's own 1/sqrt(d), without beta.": attend(1 / 7**0.5),
         "That is the nearest pattern, beta -> infinity.": patterns[scores.argmax(1)],
         "beta is not used.": attend(1.0),
         "beta stands outside the softmax: it belongs to the scores.": beta * scores.softmax(1) @ patterns,

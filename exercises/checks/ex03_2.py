@@ -32,6 +32,7 @@ def check(learner, seed):
         ),
         "An acceptance is a probability: min(1, ...) is missing.": stay(near * (p / p[:, None]) / n),
         "Each step flips one unit, and not any number of them.": stay((1 - torch.eye(2**n)) * accept / (2**n - 1)),
+        "These are the acceptances of all pairs: only states that differ in one unit are neighbours.": accept,
         "K[a, b] is from a to b: rows sum to 1.": want.T,
         "Rejected moves are shared out over the accepted: that is another chain, with another distribution.": near
         * accept

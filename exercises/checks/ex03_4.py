@@ -19,6 +19,7 @@ def check(learner, seed):
         wrong = {
             "Lags of both signs count: each but lag 0 twice.": 1 / (1 - r),
             "Lag 0 is counted twice: it has no negative twin.": tau + 1,
+            "Lag 0 is counted three times: the sum over both signs has it once.": tau + 2,
             "Lag 0 counts too, once.": tau - 1,
             "That is half of it: another convention, 1/2 + sum, in which independent draws have 1/2.": tau / 2,
             "Negative correlations count as they are: they make a mean better.": (1 + abs(r)) / (1 - abs(r)),

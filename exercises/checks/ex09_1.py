@@ -13,7 +13,7 @@ HINTS = (
 
 def check(learner, seed):
     draws = Draws(seed)
-    inside, outside = (2 * draws.normal(23) + 1).round(), (2 * draws.normal(31)).round()
+    inside, outside = (2 * draws.normal(23) + 3).round(), (2 * draws.normal(31)).round()
     higher = sum(a > b for a in inside.tolist() for b in outside.tolist())
     ties = sum(a == b for a in inside.tolist() for b in outside.tolist())
     pairs = 23 * 31

@@ -24,6 +24,9 @@ def check(learner, seed):
         "The score alone, and with its own sign: -sigma s.": -want / sigma,
         "The factor is sigma, not sigma^2: the time here is sigma.": want * sigma,
         "That is with a half too many: half of d(sigma^2)/dsigma is sigma.": want / 2,
+        "That is with sigma^2/2, as if time ran at another speed: with sigma as the time the factor is sigma.": want
+        * sigma
+        / 2,
         "That is dx/d(sigma^2): the time here is sigma.": want / (2 * sigma),
     }
     call = lambda x, sigma: learner.flow_velocity(score, x, sigma)

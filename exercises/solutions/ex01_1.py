@@ -14,5 +14,6 @@ MUTANTS = [
     (" / T)", " * T)", "multiplied by T"),
     (" / T)", ")", "T is not used"),
     ("energies - energies.min()", "energies", "subtract the lowest energy"),
+    ("weights / weights.sum()", "(weights / weights.sum()).log()", "These are the log probabilities"),
     ("weights / weights.sum()", "weights / weights.max()", "ratios to the likeliest"),
 ]

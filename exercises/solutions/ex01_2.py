@@ -16,6 +16,7 @@ def stationary_variance(a, step_size, T):
 MUTANTS = [
     ("x - step_size / 2 * grad", "x + step_size / 2 * grad", "Uphill"),
     ("step_size / 2 * grad", "step_size * grad", "half the step"),
+    ("x - step_size / 2 * grad + ", "x - step_size * grad + math.sqrt(2) * ", "That is the other form"),
     ("math.sqrt(step_size * T)", "math.sqrt(2 * step_size * T)", "two conventions"),
     ("math.sqrt(step_size * T)", "math.sqrt(step_size) * T", "under the root"),
     (" + math.sqrt(step_size * T) * xi", "", "gradient descent"),

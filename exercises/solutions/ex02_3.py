@@ -9,6 +9,7 @@ def sequence_weights(patterns):
 
 MUTANTS = [
     ("roll(-1, 0)", "roll(1, 0)", "plays backwards"),
+    ("following.T @ patterns", "patterns[:-1].T @ following[:-1]", "and stops at its beginning"),
     ("roll(-1, 0)", "roll(0, 0)", "stands still"),
     ("following.T @ patterns", "following[:-1].T @ patterns[:-1]", "stops at the end"),
     ("roll(-1, 0)", "roll(-2, 0)", "skips every second"),

@@ -10,6 +10,7 @@ def attention_recall(patterns, queries, beta):
 MUTANTS = [
     ("softmax(1)", "softmax(0)", "over the queries"),
     ("beta * queries", "beta / queries.shape[1] ** 0.5 * queries", "divided by sqrt(d)"),
+    ("beta * queries", "queries.shape[1] ** -0.5 * queries", "without beta"),
     ("scores.softmax(1) @ patterns", "patterns[scores.argmax(1)]", "nearest pattern"),
     ("beta * queries", "queries", "beta is not used"),
     ("scores.softmax(1)", "scores.exp()", "softmax, not exp"),

@@ -20,5 +20,6 @@ MUTANTS = [
     ("energies[here] - energies[there]", "energies[there] - energies[here]", "climbs in energy"),
     ("(energies[here] - energies[there]).exp().clamp(max=1)", "(energies[here] - energies[there]).sigmoid()", "heat bath"),
     (".clamp(max=1)", "", "An acceptance is a probability"),
+    ("K + torch.diag(1 - K.sum(1))", "(energies[:, None] - energies).exp().clamp(max=1)", "acceptances of all pairs"),
     ("K + torch.diag(1 - K.sum(1))", "K / K.sum(1, keepdim=True)", "another chain"),
 ]

@@ -9,6 +9,7 @@ def integrated_time(rho):
 MUTANTS = [
     ("2 * rho", "rho", "each but lag 0 twice"),
     ("1 + 2 * rho[1:].sum()", "2 * rho.sum()", "Lag 0 is counted twice"),
+    ("rho[1:]", "rho", "counted three times"),
     ("1 + 2 *", "2 *", "Lag 0 counts too"),
     ("1 + 2 *", "0.5 +", "another convention"),
     ("rho[1:].sum()", "rho[1:].abs().sum()", "Negative correlations"),

@@ -12,6 +12,7 @@ MUTANTS = [
     ("-sigma * score", "-score", "without its factor sigma"),
     ("-sigma * score", "score", "with its own sign"),
     ("-sigma *", "-(sigma**2) *", "not sigma^2"),
+    ("-sigma *", "-(sigma**2) / 2 *", "at another speed"),
     ("-sigma *", "-sigma / 2 *", "a half too many"),
     ("-sigma * score", "-0.5 * score", "dx/d(sigma^2)"),
 ]
