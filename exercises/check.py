@@ -229,9 +229,14 @@ def check_file(exercise, seed=0):
 
 def check(id, *functions):
     """In a notebook: check("ex04_2", cd_gradient)."""
-    exercise = exercises()[id]
+    exercise = exercises().get(id)
+    if exercise is None:
+        print(f"there is no exercise {id!r}. All of them: {command('--list')}")
+        return
     learner = types.SimpleNamespace(**{function.__name__: function for function in functions})
-    parts = [part for function in functions for part in (function, *vars(function).values())]  # a class has methods
+    parts = [
+        part for function in functions for part in (function, *getattr(function, "__dict__", {}).values())
+    ]  # a class has methods
     files = {part.__code__.co_filename for part in parts if inspect.isfunction(part)}
     state, message = judge(exercise, lambda: learner, files)
     if state == "solved":
