@@ -250,6 +250,7 @@ def test_values_that_are_recognised_anywhere():
     assert "is 30 times" in complaint(30 * want, want, scales={"30": 30.0})
     assert "is 1/N times" in complaint(want / 30, want, scales={"N": 30})
     assert "off by the same 0.5" in complaint(want + 0.5, want)
+    assert "got -inf, want 0 at [0, 0]" in complaint(torch.full_like(want, -torch.inf), want - 1)
     assert "shape (3, 2)" in complaint(want.T, want)
     assert "transposed" in complaint(want.T, want)
     assert "transposed" in complaint(square.T, square)
