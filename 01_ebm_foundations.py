@@ -17,7 +17,7 @@ the likelihood's gradient in the parameters θ (at T = 1), which has two phases,
 Run      python 01_ebm_foundations.py                all seven sections, about a minute on one CPU core
          python 01_ebm_foundations.py --section sampling --show
 Writes   outputs/01_ebm_foundations/*.png, sampling_settling.gif and metrics.json
-Before   nothing: probability, calculus, a little Python
+Before   nothing: probability, calculus, a little Python        Exercises  ex01_1 ... ex01_5, o5
 Sources  LeCun et al. (2006); Neal (2001); Neal (2011); Roberts & Rosenthal (1998); Beskos et al. (2013); Vehtari et al.
          (2021). Each function names its own.
 """

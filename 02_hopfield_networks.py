@@ -15,7 +15,7 @@ One convention in the whole module: N units, P patterns X (P, N) of ±1, load α
 Run      python 02_hopfield_networks.py                  all sections, about 90 s on one CPU core
          python 02_hopfield_networks.py --section spurious --show
 Writes   outputs/02_hopfield_networks/*.png and metrics.json
-Before   module 01
+Before   module 01        Exercises  ex02_1 ... ex02_4
 Sources  Hopfield (1982, 1984); Amit, Gutfreund & Sompolinsky (1985a, b); McEliece, Posner, Rodemich & Venkatesh (1987);
          Personnaz, Guyon & Dreyfus (1986); Storkey (1997); Cover (1965); Gardner (1988); Krotov & Hopfield (2016);
          Ramsauer et al. (2020)

@@ -20,7 +20,7 @@ Run      python 03_boltzmann_machines.py               all six sections, about 8
          python 03_boltzmann_machines.py --section ising --lattice 128
          (--device serves `units` and `ising`; the machines of the other sections are too small to gain by it)
 Writes   outputs/03_boltzmann_machines/*.png and metrics.json
-Before   modules 01 (sampling, R-hat) and 02 (the same energy, without noise)
+Before   modules 01 (sampling, R-hat) and 02 (the same energy, without noise)        Exercises  ex03_1 ... ex03_4
 Sources  Ackley, Hinton & Sejnowski (1985); Hinton & Sejnowski (1983, 1986); Geman & Geman (1984); Besag (1975);
          Kappen & Rodriguez (1998); Tanaka (1998); Onsager (1944); Kaufman (1949); Yang (1952); Sokal (1989)
 """

@@ -20,7 +20,7 @@ Run      python 06_score_matching.py                all sections, about 3 min on
                                                     about 9 min; worst of three data sets: likelihood on a grid and
                                                     NCE about 0.01 nats away, denoising 0.09, Markov chains 0.07
 Writes   outputs/06_score_matching/*.png, trainers_langevin.gif and metrics.json
-Before   modules 01 and 05
+Before   modules 01 and 05        Exercises  ex06_1 ... ex06_4, o4, o10, o12
 Sources  Hyvarinen (2005); Vincent (2011); Song et al. (2019); Gutmann & Hyvarinen (2010, 2012); Jarzynski (1997); Carbone
          et al. (2023); Song & Ermon (2019); Koehler, Heckett & Risteski (2023). Each function names its own.
 """
