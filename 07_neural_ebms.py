@@ -13,7 +13,7 @@ Run      python 07_neural_ebms.py                 all sections, about five minut
          python 07_neural_ebms.py --section digits --dataset mnist --checkpoint mnist.pt
          torchrun --nproc_per_node=2 07_neural_ebms.py      the section digits, each process with its own chains
 Writes   outputs/07_neural_ebms/*.png, digits_from_noise.gif and metrics.json
-Before   modules 05 and 06
+Before   modules 05 and 06        Exercises  ex07_1 ... ex07_5, o6, o7, o8, o9, o13
 Sources  Du & Mordatch (2019); Nijkamp et al. (2019, 2020); Tieleman (2008); Carbone et al. (2023); Zhao, Mathieu &
          LeCun (2017); Yoon, Noh & Park (2021); Heusel et al. (2017); Lopez-Paz & Oquab (2017); Song & Kingma (2021).
 """

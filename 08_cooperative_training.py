@@ -13,7 +13,7 @@ Run      python 08_cooperative_training.py                 all sections, four mi
          python 08_cooperative_training.py --section ebgan --show
          python 08_cooperative_training.py --section comparison --n-compared 2500 --seed 1
 Writes   outputs/08_cooperative_training/*.png and metrics.json
-Before   module 07
+Before   module 07        Exercises  ex08_1 ... ex08_3, o11
 Sources  Xie et al. (2018, 2022); Xie, Zheng & Li (2021); Zhao, Mathieu & LeCun (2017); Dai et al. (2017); Grathwohl et al.
          (2020); Kumar et al. (2019); Dieng et al. (2019); Kingma & Welling (2014); Guo et al. (2017); Zhou et al. (2004);
          Dempster, Laird & Rubin (1977); Tipping & Bishop (1999); Lopez-Paz & Oquab (2017); Heusel et al. (2017).
