@@ -74,10 +74,10 @@ class Config:
     step_size: Annotated[float, "the Langevin step on images"] = 0.01
     learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 4e-3
     n_updates: Annotated[int, "updates of the energy of digits"] = 3000
-    n_left_out: Annotated[int, "updates of each of the ten energies that miss a digit"] = 300
+    n_left_out: Annotated[int, "updates of each of the ten energies that miss a digit"] = 250
     n_ceiling: Annotated[int, "updates of the energy whose best denoiser is known"] = 1500
     n_jem: Annotated[int, "updates of JEM"] = 800
-    n_composed: Annotated[int, "updates of each of the three energies that are composed"] = 1000
+    n_composed: Annotated[int, "updates of each of the three energies that are composed"] = 800
     n_classifier: Annotated[int, "updates of each classifier"] = 1500
     n_table: Annotated[int, "updates of the energy of a table"] = 600
     n_images: Annotated[int, "test images where the cost is many chains or attacks an image"] = 120
@@ -304,6 +304,9 @@ def digits_energy(run):
     return train_energies(
         x, torch.zeros(1, len(x), dtype=torch.int64, device=run.device), run.config, run.config.n_updates, "energy"
     )
+
+
+MIXTURE_SIZES = (10, 20, 40, 60)  # to choose from where a mixture denoises or fills in
 
 
 class Gaussians(NamedTuple):
@@ -582,7 +585,7 @@ def outside_sets(x, y, seed):
     rng, n = np.random.default_rng(seed), len(x)
     return {
         "between two digits": between_digits(x, y),
-        "slanted hand": slanted(x, 0.5),
+        "slanted hand": slanted(x, 0.25),
         "inverted": -x,
         "shuffled pixels": torch.as_tensor(rng.permuted(to_numpy(x), axis=1)),
         "constant": torch.as_tensor(rng.uniform(-1, 1, (n, 1))).expand(-1, 64).contiguous(),
@@ -607,20 +610,17 @@ def choose_scores(run):
     k = best_setting(
         (1, 2, 3, 5, 10, 20), lambda k: -auroc_of(neighbour_distance(held, x, k), neighbour_distance(mixed, x, k))
     )
-    size = best_setting(MIXTURE_SIZES, lambda n: -mixture_log_density(fit_gaussians(x, n, run.seed, 1e-2), held).mean())
+    size = best_setting((3, 5, 10, 20), lambda n: -mixture_log_density(fit_gaussians(x, n, run.seed, 1e-2), held).mean())
     return Chosen(bandwidth, k, size)
 
 
-MIXTURE_SIZES = (10, 20, 40)
-
-
-def scores_from(run, x, y, energy, chosen):
+def scores_from(run, x, y, energy, chosen, n_updates):
     """{name: function of images (N, 64) -> score (N,), higher outside}, all from training images x, y; energy is the
     network of eq. (1) for them."""
     device, usual, bytes_ = run.device, x.mean(), zlib_bytes(x).mean()
     mixture = fit_gaussians(x, chosen.n_components, run.seed, 1e-2)
     forest = IsolationForest(n_estimators=200, random_state=run.seed).fit(to_numpy(x))
-    net = learn_classifier(x.float().to(device), y.to(device), run.config, noise=0.2)
+    net = learn_classifier(x.float().to(device), y.to(device), run.config, noise=0.2, n_updates=n_updates)
 
     def logits(z):
         return net(z.float().to(device)).double().cpu()[:, y.unique()]
@@ -686,9 +686,9 @@ def measure_scores(run):
     """{set: {score: Told}} on digits, and what was chosen."""
     x, y, x_test, y_test = images(run)
     chosen, n_boot, rng = choose_scores(run), run.config.n_boot, np.random.default_rng(run.seed)
-    ten = energies_without(run)
+    ten, half = energies_without(run), max(run.config.n_classifier // 2, 1)
     by_digit = [
-        {name: to_numpy(f(x_test)) for name, f in scores_from(run, x[y != k], y[y != k], ten.one(k), chosen).items()}
+        {name: to_numpy(f(x_test)) for name, f in scores_from(run, x[y != k], y[y != k], ten.one(k), chosen, half).items()}
         for k in range(10)
     ]
     labels = to_numpy(y_test)
@@ -697,7 +697,7 @@ def measure_scores(run):
             name: told_left_out(np.stack([d[name] for d in by_digit]), labels, n_boot, rng) for name in by_digit[0]
         }
     }
-    scores = scores_from(run, x, y, digits_energy(run), chosen)
+    scores = scores_from(run, x, y, digits_energy(run), chosen, run.config.n_classifier)
     inside = {name: to_numpy(f(x_test)) for name, f in scores.items()}
     for set_name, outside in outside_sets(x_test, y_test, run.seed).items():
         found[set_name] = {name: told(inside[name], to_numpy(f(outside)), n_boot, rng) for name, f in scores.items()}
@@ -750,13 +750,14 @@ def draw_scores(found):
 
 
 def record_told(run, found):
-    """Every score where it matters, on the near sets; on far sets the energy and the winner."""
+    """The energy beside the best of its rivals on each set; on near sets by three measures."""
     for set_name, row in found.items():
         rival = winner_of({name: t for name, t in row.items() if name != "energy"})
-        against = (f"best rival, {rival}", row[rival].auroc)
-        run.metric(f"{set_name}: energy, AUROC", row["energy"].auroc, row["energy"].sem, against)
-        run.metric(f"{set_name}: energy, AUPR", row["energy"].aupr, against=(rival, row[rival].aupr))
-        run.metric(f"{set_name}: energy, FPR95", row["energy"].fpr95, against=(rival, row[rival].fpr95))
+        ours, theirs = row["energy"], row[rival]
+        run.metric(f"{set_name}: energy, AUROC", ours.auroc, ours.sem, (f"best rival, {rival}", theirs.auroc))
+        if set_name in NEAR:
+            run.metric(f"{set_name}: energy, AUPR", ours.aupr, against=(rival, theirs.aupr))
+            run.metric(f"{set_name}: energy, FPR95", ours.fpr95, against=(rival, theirs.fpr95))
 
 
 NEAR = ("a digit left out", "between two digits", "slanted hand")
@@ -1641,13 +1642,14 @@ def measure_defences(run):
 
 
 def out_of_order(found):
-    """By how much the order full <= BPDA + EOT <= transfer <= none is broken at most, in accuracy (0: it holds)."""
-    excess = [
-        row[strong].mean() - row[weak].mean()
-        for row in found.values()
-        for weak, strong in zip(ATTACKS, ATTACKS[1:], strict=False)
-    ]
-    return max(0.0, max(excess).item())
+    """By how much the order full <= BPDA + EOT <= transfer <= none is broken at most, in accuracy (0: it holds), and how much
+    of that the images' number may explain."""
+    excess, n = (0.0, 0.0), 3 * len(found)
+    for row in found.values():
+        for weak, strong in zip(ATTACKS, ATTACKS[1:], strict=False):
+            mean, sem = mean_and_sem(row[strong] - row[weak])
+            excess = max(excess, (mean, tolerance(sem, len(row[weak]), n)))
+    return excess
 
 
 def worth(row):
@@ -1710,7 +1712,8 @@ def section_robustness(run):
             run.metric(
                 f"{name}: accuracy, attack {kind}", *mean_and_sem(values), ("plain", table["plain"][kind].mean().item())
             )
-    run.metric("order of the attacks broken by", out_of_order(table), against=("it holds", 0))
+    excess, allowed_excess = out_of_order(table)
+    run.metric("order of the attacks broken by", excess, None, ("it holds", 0), allowed_excess)
     run.figure(draw_defences(table), "digits")
     run.say(robustness_sentence(table))
 
@@ -1904,7 +1907,7 @@ def measure_not(run, s1=1.0, s2=2.0, step_size=0.1, n_steps=400):
 
 # Digits: three energies, each conditional on one label: the class, and two attributes that are *measured* in any image, so
 # they need no judge: bold or thin (mean grey level), leaning or not (correlation of row and column under the ink), each
-# split at its median over the training images. What should be added? If the labels are independent given the image,
+# split at its median over the training images, and learnt from the outer thirds. What should be added? If the labels are independent given the image,
 #
 #     p(x | a, b) ∝ p(x | a) p(x | b)/p(x),     E = E(x | a) + E(x | b) - E(x):
 #
@@ -1937,13 +1940,20 @@ def attributes_of(x, x_train):
     return torch.stack([(f(x) > f(x_train).median()).long() for f in ATTRIBUTES])
 
 
+def clear_attributes(x):
+    """The same over x itself, but -1 in the middle third, where a label says little: energies learn from the outer ones."""
+    values = torch.stack([f(x) for f in ATTRIBUTES])
+    low, high = (values.quantile(q, 1, keepdim=True) for q in (1 / 3, 2 / 3))
+    return torch.where(values > high, 1, torch.where(values < low, 0, -1))
+
+
 @functools.cache
 @own_random_stream
 def conditional_energies(run):
     """Three networks side by side: E(x | class), E(x | bold), E(x | leaning)."""
     torch.manual_seed(run.seed + 4)
     x, y = images(run).x, images(run).y
-    labels = torch.cat([y[None], attributes_of(x, x)]).to(run.device)
+    labels = torch.cat([y[None], clear_attributes(x)]).to(run.device)
     return train_energies(x.float().to(run.device), labels, run.config, run.config.n_composed, "three energies", 10)
 
 
@@ -1997,7 +2007,7 @@ def theory_chance(used):
     return math.prod((0.1, 0.5, 0.5)[i] for i in used)
 
 
-REQUESTS = {"class": (0,), "class, bold": (0, 1), "bold, leaning": (1, 2), "class, bold, leaning": (0, 1, 2)}
+REQUESTS = {"class": (0,), "bold": (1,), "leaning": (2,), "class, bold": (0, 1), "class, bold, leaning": (0, 1, 2)}
 WAYS = ("sum", "mean", "divided")
 
 
@@ -2088,7 +2098,6 @@ LABELS = {"sum": "sum", "mean": "mean", "divided": "sum, divided by p(x)"}
 def record_composition(run, found, either, measured, theory):
     """AND, OR and NOT beside their closed forms."""
     run.metric("AND: product - sum of energies, largest", found.gap, against=("exact", 0), within=1e-9)
-    difference, sem = mean_and_sem(np.subtract(found.chains, found.exact_samples))
     run.metric("AND: total variation, chains", *mean_and_sem(found.chains), ("exact samples", np.mean(found.exact_samples)))
     run.metric(
         "AND: one factor alone, total variation",
@@ -2252,8 +2261,8 @@ def measure_rare(run, step_size=0.01, x=-0.2):
 
 
 def well_between(t):
-    """E at 0 <= t <= 1: a narrow well at 0 that becomes a wide one at 1.5; works on arrays."""
-    return lambda x: (1 - t) * (2 * x**2 + x**4) + t * ((x - 1.5) ** 2 / 2 + (x - 1.5) ** 4 / 4 - 0.5)
+    """E at 0 <= t <= 1: a wide well at 0 that becomes a narrow one at 1, lower by half a nat; works on arrays."""
+    return lambda x: (1 - t) * (x**2 / 2 + x**4 / 4) + t * (2 * (x - 1) ** 2 + (x - 1) ** 4 - 0.5)
 
 
 def exact_ratio(e0, e1):
