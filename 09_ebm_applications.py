@@ -13,9 +13,10 @@ Run      python 09_ebm_applications.py                 all sections, about four 
          python 09_ebm_applications.py --section robustness --show
 Writes   outputs/09_ebm_applications/*.png and metrics.json
 Before   module 07
-Sources  Le Lan & Dinh (2021); Liu et al. (2020); Serra et al. (2020); Robbins (1956); Blau & Michaeli (2018); Chambolle (2004);
-         Madry et al. (2018); Cohen, Rosenfeld & Kolter (2019); Athalye, Carlini & Wagner (2018); Grathwohl et al. (2020);
-         Hill, Mitchell & Zhu (2021); Du, Li & Mordatch (2020); Kramers (1940); Jarzynski (1997); Bennett (1976)
+Sources  Le Lan & Dinh (2021); Liu et al. (2020); Serra et al. (2020); Robbins (1956); Blau & Michaeli (2018);
+         Chambolle (2004); Madry et al. (2018); Cohen, Rosenfeld & Kolter (2019); Athalye, Carlini & Wagner (2018);
+         Grathwohl et al. (2020); Hill, Mitchell & Zhu (2021); Du, Li & Mordatch (2020); Kramers (1940);
+         Jarzynski (1997); Bennett (1976); Jaynes (1957)
 """
 
 import argparse
@@ -450,7 +451,7 @@ def aupr_of(inside, outside):
 
 def fpr95_of(inside, outside):
     """The share of outside points that pass where 95 % of the inside ones do."""
-    return (outside <= np.quantile(inside, 0.95, method="higher")).mean()
+    return (outside <= np.quantile(inside, 0.95, method="inverted_cdf")).mean()
 
 
 def exact_ratio_auroc(shift):
@@ -1197,7 +1198,7 @@ def complete(slope, x, seen, sigma, n_steps, step_size, redraw=False):
 
 
 def theory_redrawn(covariance, sigma, step_size):
-    """The chain's law with noise drawn anew, on two pixels of which the second is held: slope of its mean in x₂, variance."""
+    """The chain's law with noise drawn anew, the second of two pixels held: slope of its mean in x₂, and its variance."""
     p = np.linalg.inv(np.asarray(covariance) + sigma**2 * np.eye(2))
     rho = 1 - step_size / 2 * p[0, 0]
     return -p[0, 1] / p[0, 0], (step_size + (step_size / 2 * p[0, 1] * sigma) ** 2) / (1 - rho**2)
@@ -1512,7 +1513,7 @@ def slope_of(energy):
 
 @torch.enable_grad()
 def train_joint(x, y, config):
-    """Cross entropy on noisy images, and the two phases of maximum likelihood for E = -log Σ exp f (Grathwohl et al. 2020)."""
+    """Cross entropy on noisy images, and the two phases for E = -log Σ exp f (Grathwohl et al. 2020)."""
     learner = Learner(Jem(x.shape[1], config.width, config.sigma).to(x.device), config.learning_rate / 4, config.n_jem)
     b, jem = config.batch_size, learner.net
     chains = torch.randn(max(512 // b, 1), b, x.shape[1], device=x.device)
@@ -1601,13 +1602,9 @@ def right(logits, x, y):
         return (logits(x).argmax(1) == y).double().cpu()
 
 
-def adversarial(config):
-    """disturb for `learn_classifier`: a few steps of attack on the batch (Madry et al. 2018), in evaluation as in training L∞."""
-
-    def disturb(net, x, y):
-        return attack(through(net, y, cross_entropies), x, EPSILON, "Linf", 5, 1, (-1, 1)).detach()
-
-    return disturb
+def adversarial(net, x, y):
+    """`disturb` for `learn_classifier`: five steps of the same attack on the batch (Madry et al. 2018)."""
+    return attack(through(net, y, cross_entropies), x, EPSILON, "Linf", 5, 1, (-1, 1))
 
 
 @functools.cache
@@ -1618,7 +1615,7 @@ def defences(run):
     digits, config = images(run), run.config
     x, y = digits.x.float().to(run.device), digits.y.to(run.device)
     plain, noisy = learn_classifier(x, y, config), learn_classifier(x, y, config, noise=0.4)
-    trained = learn_classifier(x, y, config, disturb=adversarial(config))
+    trained = learn_classifier(x, y, config, disturb=adversarial)
     purifier = Purifier(digits_energy(run), noisy, config.data_noise, config.step_size)
     return {"plain": plain, "noise": noisy, "adversarial": trained, "JEM": train_joint(x, y, config), "purified": purifier}
 
@@ -1642,8 +1639,8 @@ def measure_defences(run):
 
 
 def out_of_order(found):
-    """By how much the order full <= BPDA + EOT <= transfer <= none is broken at most, in accuracy (0: it holds), and how much
-    of that the images' number may explain."""
+    """By how much the order full <= BPDA + EOT <= transfer <= none is broken at most, in accuracy (0: it holds), and what
+    so few images may explain."""
     excess, n = (0.0, 0.0), 3 * len(found)
     for row in found.values():
         for weak, strong in zip(ATTACKS, ATTACKS[1:], strict=False):
@@ -1696,7 +1693,7 @@ def draw_defences(found):
 
 
 def section_robustness(run):
-    """An attack must reach the exact bound where there is one; then what a defence keeps is what the strongest attack leaves."""
+    """An attack must reach the exact bound where there is one; a defence is worth what the strongest attack leaves."""
     found = measure_two_gaussians(run)
     for (norm, size), values in found.accuracy.items():
         mean, sem = mean_and_sem(values)
@@ -1723,8 +1720,9 @@ def robustness_sentence(found):
     best = max(found, key=lambda name: worth(found[name]))
     row = found["purified"]
     weak, strong = row["BPDA + EOT"].mean().item(), row["full gradient"].mean().item()
-    taken = "the full gradient takes back what BPDA + EOT left" if strong < weak else "the full gradient finds no more"
-    return f"{best} keeps most, {worth(found[best]):.2f}; purification {weak:.2f} under BPDA + EOT and {strong:.2f} under the full gradient: {taken}"
+    taken = "the full gradient takes back a part" if strong < weak else "the full gradient finds no more"
+    purified = f"purification {weak:.2f} under BPDA + EOT and {strong:.2f} under the full gradient: {taken}"
+    return f"{best} keeps most, {worth(found[best]):.2f}; {purified}"
 
 
 # %% 5. Composition
@@ -1907,7 +1905,8 @@ def measure_not(run, s1=1.0, s2=2.0, step_size=0.1, n_steps=400):
 
 # Digits: three energies, each conditional on one label: the class, and two attributes that are *measured* in any image, so
 # they need no judge: bold or thin (mean grey level), leaning or not (correlation of row and column under the ink), each
-# split at its median over the training images, and learnt from the outer thirds. What should be added? If the labels are independent given the image,
+# split at its median over the training images, and learnt from the outer thirds. What should be added? If the labels are
+# independent given the image,
 #
 #     p(x | a, b) ∝ p(x | a) p(x | b)/p(x),     E = E(x | a) + E(x | b) - E(x):
 #
@@ -2143,20 +2142,21 @@ def composition_sentence(found):
     best = max(("sum", "mean"), key=rates.get)
     lost = max(found.lost.values())
     return (
-        f"three labels at once: the {best} of three energies succeeds in {rates[best]:.0%}, one energy trained on all three in "
-        f"{rates['at once']:.0%}, chance is {theory_chance(REQUESTS[three]):.1%}; dividing by p(x) loses up to {lost:.0%} of the images"
+        f"three labels at once: the {best} of three energies succeeds in {rates[best]:.0%}, one energy of all three in "
+        f"{rates['at once']:.0%}, chance is {theory_chance(REQUESTS[three]):.1%}; dividing by p(x) loses up to {lost:.0%}"
     )
 
 
 # %% 6. Beyond images
-# *A rare event.* Eq. (3) of module 01 is dx = -½ E'(x) dt + dW, t = n ε: its generator is L f = ½ (f'' - E' f'). The mean time
-# τ from x to b solves L τ = -1, τ(b) = 0; the committor q, the chance to reach b before a, L q = 0, q(a) = 0, q(b) = 1:
+# *A rare event.* Langevin dynamics is dx = -½ E'(x) dt + dW in the time t = n ε, with generator L f = ½ (f'' - E' f'). The
+# mean time τ from x to b solves L τ = -1, τ(b) = 0; the chance q to reach b before a solves L q = 0, q(a) = 0, q(b) = 1:
 #
-#     (e^-E τ')' = -2 e^-E    =>    τ(x) = 2 ∫_x^b e^E(y) ∫_-∞^y e^-E(z) dz dy,          (e^-E q')' = 0    =>    q(x) = ∫_a^x e^E / ∫_a^b e^E.
+#     (e^-E τ')' = -2 e^-E    =>    τ(x) = 2 ∫_x^b e^E(y) ∫_-∞^y e^-E(z) dz dy,
+#     (e^-E q')' = 0          =>    q(x) = ∫_a^x e^E / ∫_a^b e^E, the committor.
 #
-# Where the barrier is high both integrals are Gaussian: τ ≈ 4π e^ΔE/√(E''(a) |E''(0)|) (Kramers 1940). A simulation has steps, which
-# miss a crossing between two of them: so beside it stands τ of the *chain*, the solution of τ = ε + K τ with its kernel
-# K(x, y) = N(y; x - (ε/2) E'(x), ε) on (-∞, b), by Gauss-Legendre quadrature.
+# Where the barrier is high both integrals are Gaussian, and τ ≈ 4π e^ΔE/√(E''(a) |E''(0)|) (Kramers 1940). A simulation has
+# steps, and misses a crossing between two of them. So beside it stands τ of the *chain*, which solves τ = ε + K τ with its
+# kernel K(x, y) = N(y; x - (ε/2) E'(x), ε) on (-∞, b), by Gauss-Legendre quadrature.
 
 
 def quartic_wells(height):
@@ -2335,8 +2335,7 @@ def measure_free_energy(run, n_drive=20):
 #
 #     KL(q ‖ p) = E_q[-λ c - log E_p e^(-λ c)] = -λ k - log E_p e^(-λ c).
 #
-# A die that shows 4.5 on average (Jaynes) is one. Fairness is another: a classifier that says p(y = 1 | x), and groups g that
-# are to get y = 1 equally often. The least change adds a number to the log odds of each group, log odds + θ_g, and its price
+# A die that shows 4.5 on average (Jaynes) is one. Fairness is another: a classifier says p(y = 1 | x), and groups g are to get y = 1 equally often. The least change adds a number to the log odds of each group, log odds + θ_g, and its price
 # is the mean over the group of θ_g q(x) - log(1 + p(x) (e^θ_g - 1)). What it costs in accuracy is measured.
 
 
