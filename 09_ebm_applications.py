@@ -2335,8 +2335,9 @@ def measure_free_energy(run, n_drive=20):
 #
 #     KL(q ‖ p) = E_q[-λ c - log E_p e^(-λ c)] = -λ k - log E_p e^(-λ c).
 #
-# A die that shows 4.5 on average (Jaynes) is one. Fairness is another: a classifier says p(y = 1 | x), and groups g are to get y = 1 equally often. The least change adds a number to the log odds of each group, log odds + θ_g, and its price
-# is the mean over the group of θ_g q(x) - log(1 + p(x) (e^θ_g - 1)). What it costs in accuracy is measured.
+# A die that shows 4.5 on average (Jaynes) is one. Fairness is another: a classifier says p(y = 1 | x), and groups g are
+# to get y = 1 equally often. The least change adds a number to the log odds of each group, log odds + θ_g, and its price is
+# the mean over the group of θ_g q(x) - log(1 + p(x) (e^θ_g - 1)). What it costs in accuracy is measured.
 
 
 def least_change(p, c, k):
