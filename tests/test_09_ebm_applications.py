@@ -688,6 +688,8 @@ def test_jems_energy_is_minus_logsumexp_and_low_on_data():
     logits = jem.head(h) - (x - g).square().sum(1, keepdim=True) / (2 * 0.25)
     assert torch.allclose(jem(x), logits, atol=1e-5)
     assert torch.allclose(jem.energy(x), -logits.exp().sum(1).log(), atol=1e-4)
+    free = x.clone().requires_grad_(True)
+    assert torch.allclose(jem.slope(x), torch.autograd.grad(jem.energy(free).sum(), free)[0], atol=1e-4)
     y = torch.arange(300) % 2
     data = torch.where(y[:, None] == 1, 0.8, -0.8) * torch.ones(2) + 0.1 * torch.randn(300, 2)
     jem = m.train_joint(data, y, tiny(width=32, batch_size=64, n_langevin=10, sigma=0.5, step_size=0.05, n_jem=200))
