@@ -1246,7 +1246,8 @@ def measure_two_pixels(run, sigma=0.4, step_size=0.04, n_steps=150):
 
 # Digits: the centre, or the lower half, is missing. An estimate is the mean of the 19 completions, each cleaned by one step
 # (1); intervals are for the noisy pixels z, of which the energy is the density. Rivals: the training images' mean, k nearest
-# neighbours by what is seen, and the mixture's exact conditional, whose size is chosen on validation images.
+# neighbours by what is seen, and the mixture's exact conditional, both of the clean pixels, which the energy sees only
+# through its noise; their settings are chosen on validation images.
 
 
 def masks():
@@ -1474,8 +1475,8 @@ def measure_two_gaussians(run, d=64, sigma=1.0, s=0.5, distance=0.4):
 # JEM, whose logits f are an energy -log Σ exp f as well (module 08); and *purification*: run Langevin dynamics of the energy
 # from the attacked image, clean it by one step (1), classify that (Hill et al. 2021).
 #
-# One protocol: 20 steps of 2.5 e/20, the margin loss and cross entropy by turns in two restarts, the worst point that was
-# seen ("any"), judged anew with fresh noise. Three attacks: *transfer*, made on the plain classifier; *BPDA + EOT*, which
+# One protocol: 20 steps of 2.5 e/20, two restarts by the margin loss and two by cross entropy, the worst point that any of
+# them saw, judged anew with fresh noise. Three attacks: *transfer*, made on the plain classifier; *BPDA + EOT*, which
 # passes the purifier backwards as if it were the identity and averages over its noise (Athalye et al. 2018); and the *full
 # gradient* through all Langevin steps. For a defence without purifier the last two are the same attack. More knowledge must
 # not hurt: full <= BPDA + EOT <= transfer, or an attack was too weak. What a defence is worth is its *smallest* number.

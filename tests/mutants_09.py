@@ -285,8 +285,8 @@ MUTANTS = [
     ("return 4 * math.pi * math.exp(height)", "return 2 * math.pi * math.exp(height)", "Kramers' time to the top", KRAMERS),
     (
         "scipy.special.expit(f - w0).sum() - scipy.special.expit(w1 - f).sum()",
-        "scipy.special.expit(w0 - f).sum() - scipy.special.expit(f - w1).sum()",
-        "Bennett's equation with its signs flipped",
+        "scipy.special.expit(f - w0).sum() - scipy.special.expit(f - w1).sum()",
+        "Bennett's equation with one sign flipped",
         "test_all_three_free_energies_are_unbiased",
     ),
     ("work += after(x) - before(x)", "work += before(x) - after(x)", "work with the wrong sign", WORK),
