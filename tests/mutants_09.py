@@ -119,8 +119,8 @@ MUTANTS = [
     ("forest.score_samples(to_numpy(z)),", "forest.score_samples(to_numpy(z)) * 0,", "a forest that says nothing", OUTSIDE),
     ("labels = -(y == torch.arange", "labels = -(y != torch.arange", "networks that see one digit only", LEFT_OUT),
     (
-        "split = [(row[y != k], row[y == k]) for k, row in enumerate(scores)]",
-        "split = [(row[y == k], row[y != k]) for k, row in enumerate(scores)]",
+        "split = [(row[rows][y[rows] != k], row[rows][y[rows] == k]) for k",
+        "split = [(row[rows][y[rows] == k], row[rows][y[rows] != k]) for k",
         "inside and outside exchanged",
         LEFT_OUT,
     ),

@@ -317,11 +317,11 @@ def test_a_left_out_digit_is_never_seen_and_scored_by_the_network_that_missed_it
 def test_the_bootstrap_error_is_the_spread_over_fresh_data():
     rng = np.random.default_rng(4)
     fresh = np.std([m.auroc_of(rng.standard_normal(100), rng.standard_normal(100) + 1) for _ in range(400)])
-    one = np.mean([m.told(rng.standard_normal(100), rng.standard_normal(100) + 1, 100, rng).sem for _ in range(10)])
+    one = np.mean([m.told(rng.standard_normal(100), rng.standard_normal(100) + 1, 100, rng).errors[0] for _ in range(10)])
     assert one == pytest.approx(fresh, rel=0.15)
     labels = np.arange(400) % 10
     scores = rng.standard_normal((10, 400)) + (labels == np.arange(10)[:, None])
-    error = m.told_left_out(scores, labels, 200, np.random.default_rng(0)).sem
+    error = m.told_left_out(scores, labels, 200, np.random.default_rng(0)).errors[0]
     fresh = np.std(
         [np.mean([m.auroc_of(rng.standard_normal(360), rng.standard_normal(40) + 1) for _ in range(10)]) for _ in range(200)]
     )
@@ -980,7 +980,7 @@ def test_the_tables_parts_are_apart_and_measured_in_the_first_ones_units():
 
 
 def test_section_ood_holds_perfect_scores_beside_their_formulas(tmp_path, monkeypatch):
-    told = m.Told(0.9, 0.01, 0.8, 0.2)
+    told = m.Told(0.9, 0.8, 0.2, np.array([0.01, 0.02, 0.03]))
     found = {name: {"energy": told, "k-NN": told._replace(auroc=0.95), "KDE": told} for name in (*m.NEAR, "noise")}
     monkeypatch.setattr(m, "measure_scores", lambda run: (found, m.Chosen(0.3, 1, 5)))
     run = noted("ood", tmp_path)
@@ -988,6 +988,7 @@ def test_section_ood_holds_perfect_scores_beside_their_formulas(tmp_path, monkey
     assert entry.against == ("exact", m.exact_energy_auroc_scaled(0.49, 64))
     assert entry.within == pytest.approx(m.tolerance(entry.sem, 3))
     assert run.metrics["a digit left out: energy, AUROC"].against == ("best rival, k-NN", 0.95)
+    assert run.metrics["slanted hand: energy, FPR95"][:2] == (0.2, 0.03)
     assert "a digit left out: k-NN (0.950)" in run.said[0]
     assert "on 0 of 4 sets" in run.said[0]
     found["noise"]["energy"] = told._replace(auroc=0.99)
