@@ -76,10 +76,10 @@ class Config:
     learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 4e-3
     n_updates: Annotated[int, "updates of the energy of digits"] = 2500
     n_left_out: Annotated[int, "updates of each of the ten energies that miss a digit"] = 200
-    n_ceiling: Annotated[int, "updates of the energy whose best denoiser is known"] = 1200
+    n_ceiling: Annotated[int, "updates of the energy whose best denoiser is known"] = 1000
     n_jem: Annotated[int, "updates of JEM"] = 800
     n_composed: Annotated[int, "updates of each of the energies that are composed"] = 600
-    n_classifier: Annotated[int, "updates of each classifier"] = 1500
+    n_classifier: Annotated[int, "updates of each classifier"] = 1200
     n_table: Annotated[int, "updates of the energy of a table"] = 600
     n_images: Annotated[int, "test images where the cost is many chains or attacks an image"] = 120
     n_chain_steps: Annotated[int, "Langevin steps to a denoised, completed or composed image"] = 300
@@ -2026,7 +2026,7 @@ class Composed(NamedTuple):
 
 
 @torch.no_grad()
-def measure_composed(run, n=240):
+def measure_composed(run, n=200):
     """Composed: every request, by every way."""
     n = n if run.config.n_chain_steps > 20 else 40
     labels, found = requests(n, run.device), Composed({}, {}, {}, {})
