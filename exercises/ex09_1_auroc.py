@@ -9,7 +9,7 @@ Return it from two lists of scores. (A score that is an energy has to be turned 
 
 Shapes   inside (N,), outside (M,) float64, with ties -> a number
 Source   Hanley & McNeil (1982)
-Read     08_cooperative_training.py, section jem (auroc)
+Read     09_ebm_applications.py, section ood
 """
 
 import torch

@@ -13,7 +13,7 @@ Return the energy of each: for AND, E = -log prod_i exp(-E_i), which needs no Z_
 
 Shapes   energies (n, B), log_zs (n,) float64 -> (B,)
 Source   Hinton (2002); Du, Li & Mordatch (2020)
-Read     module 09, section composition; until it is there the paper's section 3
+Read     09_ebm_applications.py, section composition
 """
 
 import torch

@@ -8,7 +8,7 @@ Return x with the unknown coordinates replaced by their conditional mean, and th
 Shapes   A (d, d) symmetric, positive definite; x (d,) float64; known (d,) bool, U of them False
          -> (x filled in (d,), covariance (U, U))
 Source   Bishop (2006), section 2.3.1
-Read     module 09, section inpainting; until it is there 04_restricted_boltzmann_machines.py, section inpainting
+Read     09_ebm_applications.py, section inpainting
 """
 
 import torch

@@ -33,6 +33,7 @@ AT_LEAST = {  # what a default run must reach, beside every `within` that it che
     },
     "07": {"digits/energy: class entropy (ln 10)": 0.99, "digits/energy: nearest training image": 1.7},
     "08": {"coopnets/generator + 30 steps: class entropy": 0.98, "amortised/with entropy: modes of 25": 25},
+    "09": {"denoising/noise 0.3: energy (dB)": 21.0},
 }
 AT_MOST = {
     "05": {"convergence/learning rates chosen at an end of the grid": 0},
@@ -47,6 +48,7 @@ AT_MOST = {
         "coopnets/generator + 30 steps: told from real": 0.8,
         "amortised/with entropy: KL of shares (nats)": 0.01,
     },
+    "09": {"denoising/known digits: energy, dB below": 1.6},
 }
 
 
