@@ -1,6 +1,6 @@
 """Make the README's tables of results and its pictures: python docs/results.py
 
-Runs sections of modules 07 and 08 over several seeds into outputs/results (half an hour on one quiet core; what lies there
+Runs sections of modules 07 to 09 over several seeds into outputs/results (half an hour on one quiet core; what lies there
 already is used), writes the tables between the README's marks, and copies seed 0's samples and animation.
 """
 
@@ -84,6 +84,25 @@ TABLES = [
             ),
             *(Row(f"{MODELS[m]}: Fréchet distance", f"comparison/{m}: Frechet distance", REAL) for m in MODELS),
             *(Row(f"{MODELS[m]}: two-sample accuracy", f"comparison/{m}: told from real") for m in MODELS),
+        ],
+    ),
+    Table(
+        "labels put together, module 09",
+        "09_ebm_applications.py",
+        (0, 1, 2),
+        {"composition": []},
+        [
+            Row("the judge on real digits", "composition/judge: accuracy on real test images"),
+            *(
+                Row(f"success, {labels}: {way}", f"composition/{labels}, {key}: success", ("reference", "chance"))
+                for labels, key, way in (
+                    ("class", "sum", "its energy"),
+                    ("class, bold", "sum", "energies added"),
+                    ("class, bold", "mean", "their mean"),
+                    ("class, bold, leaning", "sum", "energies added"),
+                    ("class, bold, leaning", "at once", "one energy of all"),
+                )
+            ),
         ],
     ),
 ]
