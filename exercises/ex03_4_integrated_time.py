@@ -4,8 +4,8 @@ The mean of n correlated draws has the variance (sigma^2/n) tau, with the integr
 
     tau = sum over all lags t, negative and positive, of rho_t,        rho_0 = 1, rho_-t = rho_t.
 
-Return it in draws, for an autocorrelation that is given from lag 0 on and has died out at its end. Independent draws have
-tau = 1; a chain whose draws alternate has less.
+Return it in draws, for an autocorrelation that is given from lag 0 on and has died out at its end: sum all of it, no
+window. Independent draws have tau = 1; a chain whose draws alternate has less.
 
 Shapes   rho (n,) float64, rho[0] = 1 -> a number (or a tensor with one)
 Source   Sokal (1989)

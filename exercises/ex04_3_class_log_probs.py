@@ -2,7 +2,7 @@
 
 Give an RBM a label y among its visible units, one-hot, with its own weights U to the hidden units and biases d:
 
-    E(x, y, h) = -x'W h - U_y'h - c'h - d_y - b'x.
+    E(x, y, h) = -x'W h - U_y'h - c'h - d_y - b'x,        h_j = 0 or 1.
 
 Everything that does not depend on y cancels in p(y | x), and the sum over h factorises. Return log p(y | x) for all labels.
 

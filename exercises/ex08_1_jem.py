@@ -1,6 +1,6 @@
 """ex08_1 A classifier is an energy (level 1, 15 minutes)
 
-A classifier's logits f_y(x) hold an energy too (module 08, eq. 5). From p(x, y) ~ exp f_y(x) follow
+A classifier's logits f_y(x) hold an energy too (module 08, eq. 5). From p(x, y) = exp f_y(x)/Z follow
 
     E(x) = -log sum_y exp f_y(x),        log p(y | x) = f_y(x) + E(x).
 

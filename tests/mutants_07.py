@@ -277,8 +277,8 @@ MUTANTS = [
         "test_every_way_starts_from_the_same_numbers",
     ),
     (
-        'beside = ("its gap, same updates", late[:, 2].mean())',
-        'beside = ("its gap, same updates", trace.rows[:, 2].mean())',
+        "trace.rows[len(trace.rows) // 2 :, 2].mean())",
+        "trace.rows[:, 2].mean())",
         "a loss beside the gap of other updates",
         "test_section_truth2d_puts_every_loss_beside_the_gap_of_the_same_updates",
     ),

@@ -108,8 +108,8 @@ MUTANTS = [
         PERFECT,
     ),
     (
-        "return -(log_p - log_slope)",
-        "return -(log_p + log_slope)",
+        "return -(log_p - np.log(slope)",
+        "return -(log_p + np.log(slope)",
         "the Jacobian with the wrong sign",
         "test_the_density_after_the_change_of_variables_is_one_everywhere",
     ),

@@ -1000,12 +1000,12 @@ def test_section_denoising_marks_the_winner_of_each_level_and_the_distance_to_th
     x = m.images(run).x_test
     better = {s: {"noisy": x + s, "Wiener": x + 0.2, "energy": x + (0.1 if s < 0.5 else 0.3)} for s in m.LEVELS}
     for methods in better.values():
-        methods |= {"energy, a sample": methods["energy"] + 0.1, "median": x + 0.4}
+        methods |= {"energy, one chain": methods["energy"] + 0.1, "median": x + 0.4}
     ceiling = {
         "noisy": 1.0,
         "Wiener": 0.2,
         "energy": 0.4,
-        "energy, a sample": 0.5,
+        "energy, one chain": 0.5,
         "the best possible": 0.1,
         "its sample": 0.2,
     }

@@ -35,3 +35,7 @@ def check(learner, seed):
     overflow = {"Here exp(-E/T) leaves the floating-point range: subtract the lowest energy first.": nan}
     for shift, T in ((0.0, 0.01), (1e4, 0.7), (-1e4, 0.7)):
         expect(learner.boltzmann, (energies + shift, T), oracle(energies + shift, T), overflow)
+    wide = 10 * energies  # further apart than exp reaches at this T
+    others = torch.where(energies == energies.max(), 0.0, torch.nan)  # inf/inf, but 1/inf where the energy is highest
+    highest = {"The highest energy was subtracted: then the others overflow; subtract the lowest.": others}
+    expect(learner.boltzmann, (wide, 0.01), oracle(wide, 0.01), highest)

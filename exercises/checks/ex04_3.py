@@ -34,6 +34,10 @@ def check(learner, seed):
         "The free energy is reversed: -F goes into the softmax.": normalised(-scores),
         "The hidden units are set to their inputs: their sum over h is softplus.": normalised(d + inputs.sum(2)),
         "The hidden units are rectified: softplus, not relu.": normalised(d + inputs.clamp(min=0).sum(2)),
+        "U_y belongs inside the softplus: it shifts each hidden unit's input.": normalised(
+            d + torch.nn.functional.softplus(x @ W + c) @ U.T
+        ),
+        "That sums over h = -1 and 1: these units are 0 or 1.": normalised(d + (2 * inputs.cosh()).log().sum(2)),
         "sigmoid is the derivative of what is needed, softplus.": normalised(d + inputs.sigmoid().sum(2)),
     }
     expect(learner.class_log_probs, (W, U, c, d, x), want, wrong, {"m": 4})

@@ -14,6 +14,7 @@ MUTANTS = [
     (" / T)", " * T)", "multiplied by T"),
     (" / T)", ")", "T is not used"),
     ("energies - energies.min()", "energies", "subtract the lowest energy"),
+    ("energies.min()", "energies.max()", "The highest energy was subtracted"),
     ("weights / weights.sum()", "(weights / weights.sum()).log()", "These are the log probabilities"),
     ("weights / weights.sum()", "weights / weights.max()", "ratios to the likeliest"),
 ]
