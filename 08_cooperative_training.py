@@ -932,13 +932,13 @@ def coop_sentences(found):
     far = f"it takes {needed:.0f}" if math.isfinite(needed) else f"the energy does not get there in {NOISE_MARKS[-1]}"
     end = list(found.lost.values())[-1]
     nowhere = f"ends at {end:.2f}" if math.isfinite(end) else "is lost: it diverged"
-    valid = "gets there too" if math.isfinite(never) else f"{nowhere}, no density there"
+    valid = "gets there too" if math.isfinite(never) else f"(and trained a quarter as long) {nowhere}"
     better = "more" if found.kept["inferred z"] > found.kept["own z"] else "no more"
     return [
         f"{k} steps take the generator's images from {alone:.2f} to {revised:.2f}; from noise {far}",
         f"from noise, an energy that met the generator's chains only {valid}",
-        f"on digits, briefly trained, inferred z keeps {better} of the variance than own z: "
-        f"{found.kept['inferred z']:.2f} beside {found.kept['own z']:.2f}",
+        f"on digits, briefly trained, inferred z, which learns from chains born of noise too, reaches {better} of the "
+        f"variance than own z: {found.kept['inferred z']:.2f} beside {found.kept['own z']:.2f}",
     ]
 
 
@@ -950,8 +950,9 @@ def coop_sentences(found):
 #     best value = m Σ min(p_i, q_i) = m (1 - TV(p, q)).
 # Three things follow. Where p and q do not meet, D = m wherever the generator is: its slope is 0 and it learns nothing.
 # At q = p any constant D is an equilibrium: exp(-D) is then the uniform density, whatever the data are. And a term that
-# rewards the generator's entropy repairs it (Dai et al. 2017): against E_q[D] - H(q) the best q is exp(-D)/Z, so that D's
-# slope p - q is maximum likelihood's, and exp(-D) becomes the data's density.
+# rewards the generator's entropy repairs it, if the margin goes too, since D in [0, m] holds no log density that spans more
+# (Dai et al. 2017): against E_q[D] - H(q) the best q is exp(-D)/Z, so that D's slope p - q is maximum likelihood's, and
+# exp(-D) becomes the data's density.
 
 
 def ebgan_value(table, p, q, margin):
@@ -1209,7 +1210,7 @@ def record_tables(run, found):
 
 
 def section_ebgan(run):
-    """An EBGAN's critic measures total variation and ends as a constant, no density; an entropy term makes it one."""
+    """An EBGAN's critic measures total variation and ends near a constant; entropy, without a margin, makes it a density."""
     found, config = measure_tables(), run.config
     gap = record_tables(run, found)
     run.figure(draw_tables(found), "tables")
@@ -1533,7 +1534,7 @@ def draw_on_mixture(found):
     ax.plot(x, mixture_on_line(x).logsumexp(1), color="0.7", lw=6, label="the mixture's log p(x)")
     for (name, fitted), style in zip(found.items(), ("-", "--", ":"), strict=True):
         ax.plot(x, fitted.log_density, style, color="tab:blue" if name == "JEM" else "tab:red", lw=2, label=name)
-    ax.set(title="Cross entropy leaves logsumexp f where it began", xlabel="x", ylabel="logsumexp f(x), shifted (nats)")
+    ax.set(title="Cross entropy leaves p(x) to its start", xlabel="x", ylabel="logsumexp f(x), shifted (nats)")
     ax.set(ylim=(-25, 15), xlim=(-5.5, 5.5))
     ax.legend(loc="lower center")
     return fig
@@ -1947,7 +1948,7 @@ def make_jem(run, clusters, n_updates):
 
 
 def make_amortised(run, clusters, n_updates):
-    """The generator of an amortised energy."""
+    """The generator of an amortised energy; it began as a VAE of half the updates."""
     coop = train_amortised(clusters, run.config, n_updates)
     return lambda n: draw_coopnets(coop, clusters, run.config, n, 0)
 

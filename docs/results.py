@@ -40,7 +40,8 @@ class Table(NamedTuple):
 
 
 MODELS = {"energy (07)": "energy of module 07", "mixture": "tuned Gaussian mixture"}
-MODELS |= {name: name for name in ("CoopNets", "EBGAN", "JEM", "amortised", "VAE")}
+MODELS |= {name: name for name in ("CoopNets", "EBGAN", "JEM", "VAE")}
+MODELS["amortised"] = "VAE, then amortised"
 REAL = "reference", "real images"
 TABLES = [
     Table(

@@ -8,7 +8,8 @@ In a well E = a x^2/2, where grad = a x, the step is linear. Then x settles to a
 
     v = (1 - a step_size/2)^2 v + step_size * T,
 
-and is a little more than T/a, that of the exact density. Return it; or math.inf where x does not settle.
+and is more than T/a, that of the exact density. Return it; or math.inf where x does not settle (the equation may have a
+root even there). Module 01's section stepsize writes h for step_size/2.
 
 Shapes   x, grad, xi (B, d) float64; a, step_size, T positive numbers -> x' (B, d); v a number
 Source   Roberts & Tweedie (1996)

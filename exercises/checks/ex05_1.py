@@ -8,7 +8,7 @@ from compare import Draws, expect, states
 
 HINTS = (
     "Distributions are rows here: one sweep turns q into q @ K.",
-    "For math.inf find p with p K = p and sum 1: a left eigenvector, or a linear system, or K to a very high power.",
+    "For math.inf find p with p K = p and sum 1: a left eigenvector, or a linear system, or K^(2^20).",
     "after = q @ torch.linalg.matrix_power(K, k); return (q - after) @ phi. At infinity K^(2^20) has only rows p.",
 )
 
