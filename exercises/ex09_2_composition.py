@@ -8,8 +8,8 @@ and OR mixes them evenly,
 
     p(x) ~ p_1(x) + p_2(x) + ...,        p_i(x) = exp(-E_i(x)) / Z_i.
 
-Return one energy a function: for AND, E = -log prod_i exp(-E_i), which needs no Z_i; for OR, E = -log sum_i p_i(x), without the
-1/n. There the log normalisers matter: without them OR mixes Z_1 : Z_2, and not 1 : 1.
+Return one energy a function: for AND, E = -log prod_i exp(-E_i), which needs no Z_i; for OR, E = -log sum_i p_i(x), without
+the 1/n. There the log normalisers matter: without them OR mixes Z_1 : Z_2, and not 1 : 1.
 
 Shapes   energies (n, B), log_zs (n,) float64 -> (B,)
 Source   Hinton (2002); Du, Li & Mordatch (2020)

@@ -1034,7 +1034,7 @@ def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_i
     assert "from 0.50 to 0.20" in run.said[1]
     assert "does not get there in 500" in run.said[1]
     assert "ends at 9.00" in run.said[2]
-    assert "keeps more" in run.said[3]
+    assert "reaches more" in run.said[3]
 
 
 def test_section_coopnets_says_how_many_steps_a_generator_saves(monkeypatch):
