@@ -1052,7 +1052,7 @@ def test_section_coopnets_says_how_many_steps_a_generator_saves(monkeypatch):
     said = m.coop_sentences(found)
     assert "from noise it takes 30" in said[0]
     assert "gets there too" in said[1]
-    assert "keeps no more" in said[2]
+    assert "reaches no more" in said[2]
     run.figure(m.draw_coopnets_on_digits(found), "digits")
     assert run.titles["digits"][-1].startswith("2 steps from the generator do what\n30 do")
 
