@@ -242,8 +242,8 @@ MUTANTS = [
         PLAYERS,
     ),
     (
-        "return 1 - math.exp(-4.5)",
-        "return math.erf(3 / 2**0.5)",
+        "return 1 - math.exp(-4.5 * (1 - step_size / (4 * SPREAD**2)))",
+        "return math.erf(3 / 2**0.5 * (1 - step_size))",
         "three standard deviations of a line",
         "test_coverage_of_a_perfect_sampler_and_of_planted_points",
     ),
@@ -361,5 +361,41 @@ MUTANTS = [
         "x.new_zeros(n, x.shape[1]).index_add_(0, c, x) * 0",
         "a variance about 0 and not within clusters",
         "test_the_variance_within_clusters_is_that_about_each_clusters_mean",
+    ),
+    (
+        "step_size / (4 * SPREAD**2)",
+        "step_size / (2 * SPREAD**2)",
+        "a chain's bias twice as large",
+        "test_langevin_steps_end_a_little_wider_than_the_modes",
+    ),
+    (
+        "own = torch.zeros(*copies, 1, sizes[1])",
+        "own = torch.zeros(1, sizes[1])",
+        "repeats that share a parameter",
+        "test_repeats_of_an_ebgan_do_not_see_each_other",
+    ),
+    (
+        "longest = math.inf if copies else 5.0",
+        "longest = 0.5",
+        "repeats whose gradients are shortened together",
+        "test_repeats_of_an_ebgan_do_not_see_each_other",
+    ),
+    (
+        '"infers": name == "inferred z", "from_noise": False}',
+        '"infers": name == "inferred z", "from_noise": name == "inferred z"}',
+        "a lesson that learns from more chains",
+        "test_lessons_and_their_control_are_trained_on_the_same_terms",
+    ),
+    (
+        "covariance = within(clusters.x, clusters.y) + DATA_NOISE**2",
+        "covariance = within(clusters.x, clusters.y) - DATA_NOISE**2",
+        "a start without the data's noise",
+        "test_the_untrained_start_has_the_clusters_means_and_the_covariance_within_them",
+    ),
+    (
+        "name != best and mean <= 2 * sem",
+        "name != best and mean <= -2 * sem",
+        "a leader on a tie",
+        "test_whoever_is_not_told_from_the_best_leads_too",
     ),
 ]
