@@ -58,7 +58,11 @@ TABLES = [
                 "digits/energy, clusters at random: Frechet",
                 ("reference", "mixture, likewise"),
             ),
-            Row("two-sample accuracy (0.5: the same)", "digits/energy: two-sample accuracy", ("reference", "mixture")),
+            Row(
+                "two-sample accuracy (0.5: alike; less: copies)",
+                "digits/energy: two-sample accuracy",
+                ("reference", "mixture"),
+            ),
             Row("class entropy (1: even)", "digits/energy: class entropy (ln 10)", REAL),
             Row("nearest training image", "digits/energy: nearest training image", REAL),
             Row("the same, tuned mixture", "digits/mixture: nearest training image", REAL),
@@ -70,14 +74,21 @@ TABLES = [
         "8x8 digits, module 08",
         "08_cooperative_training.py",
         (0, 1, 2),
-        {"coopnets": [], "amortised": [], "comparison": ["--n-compared", "2250"]},
+        {"coopnets": [], "jem": [], "amortised": [], "comparison": ["--n-compared", "2250"]},
         [
             Row("generator alone: Fréchet distance", "coopnets/generator alone: Frechet distance", REAL),
             Row("and 10 Langevin steps", "coopnets/generator + 10 steps: Frechet distance", REAL),
             Row("and 30 Langevin steps", "coopnets/generator + 30 steps: Frechet distance", REAL),
+            Row("clusters' Gaussians, untrained, and 10 steps", "coopnets/cluster Gaussian + 10 steps: Frechet", REAL),
             Row("steps from noise that do as much as 10", "coopnets/steps from noise that do as much as 10"),
-            Row("and 30: two-sample accuracy", "coopnets/generator + 30 steps: told from real", ("reference", "the same")),
+            Row("and 30: two-sample accuracy", "coopnets/generator + 30 steps: told from real"),
             Row("and 30: class entropy", "coopnets/generator + 30 steps: class entropy", ("reference", "even")),
+            *(
+                Row(f"JEM: {what}", f"jem/JEM: {what}", ("reference", "regularised"))
+                for what in ("accuracy", "NLL (nats)", "Brier score")
+            ),
+            Row("JEM: calibration error (ECE)", "jem/JEM: ECE", ("reference", "95 % of calibrated ones below")),
+            Row("JEM, five labels a class: accuracy", "jem/five labels a class: JEM", ("reference", "label spreading")),
             Row(
                 "25 Gaussians: KL of shares (nats)",
                 "amortised/with entropy: KL of shares (nats)",
