@@ -82,6 +82,45 @@ def test_each_mutant_is_rejected_with_its_own_words(exercise):
     assert not wrong
 
 
+def told(id, right, wrong, seed=0):
+    """What is said of a solution in which this was replaced."""
+    text, _ = source(EXERCISES[id])
+    assert text.count(right) == 1
+    return verdict(EXERCISES[id], lambda: answer(text.replace(right, wrong)), seed)
+
+
+def test_old_chains_that_are_written_back_are_not_said_to_be_unmoved():
+    _, message = told("ex07_2", "new[index] = moved", "new[index] = chains")
+    assert "before they moved" in message
+    assert "are not moved" not in message
+
+
+SOLVE = "torch.linalg.solve((torch.eye(n, dtype=K.dtype) - K + 1).T, torch.ones_like(q))"
+
+
+@pytest.mark.parametrize("k", [1, 20, 50, 10_000])
+def test_infinity_is_not_a_large_k(k):
+    for seed in range(3):
+        state, message = told("ex05_1", SOLVE, f"q @ torch.linalg.matrix_power(K, {k})", seed)
+        assert state == "not yet"
+        assert message.endswith("\nk = inf is not a large k: a slow chain has not arrived.")
+
+
+def test_infinity_may_be_squared_twenty_times_or_be_an_eigenvector():
+    eigenvector = "(lambda w, v: (v / v.sum(0))[:, w.real.argmax()].real)(*torch.linalg.eig(K.T))"
+    for how in ("q @ torch.linalg.matrix_power(K, 2**20)", eigenvector):
+        assert [told("ex05_1", SOLVE, how, seed) for seed in range(3)] == 3 * [("solved", "")]
+    overflow = [told("ex05_1", SOLVE, "q @ torch.linalg.matrix_power(K, 2**62)", seed) for seed in range(3)]
+    assert all("Divide by the sum" in message for _, message in overflow)
+
+
+@pytest.mark.parametrize("start", ["(0.0, 0.0)", "(float(cover(p, axis)[0]), math.log(float(cover(p, axis)[1])))"])
+def test_one_search_finds_the_shallow_valley(start):
+    for seed in range(3):
+        _, message = told("ex01_4", "(axis[mode].item(), -0.5)", start, seed)
+        assert message.endswith("there is a deeper one: start the search at the other mode too.")
+
+
 def test_there_are_thirteen_open_experiments():
     assert list(OPEN) == [f"o{number}" for number in range(1, 14)]
 
