@@ -522,8 +522,11 @@ def test_in_a_notebook_what_is_not_asked_for_is_refused_in_one_line(desk, capsys
     for functions, words in (
         ([f], "got f; this exercise wants langevin_step and stationary_variance, by these names\n"),
         ([], "got no function; this exercise wants langevin_step and stationary_variance, by these names\n"),
-        ([3], "int is no function: check('ex01_2', langevin_step, stationary_variance)\n"),
-        ([torch.nn.Identity()], "Identity is no function: check('ex01_2', langevin_step, stationary_variance)\n"),
+        ([3], "an argument of type int is no function: check('ex01_2', langevin_step, stationary_variance)\n"),
+        (
+            [torch.nn.Identity()],
+            "an argument of type Identity is no function: check('ex01_2', langevin_step, stationary_variance)\n",
+        ),
     ):
         program.check("ex01_2", *functions)
         assert capsys.readouterr().out == words
