@@ -247,9 +247,8 @@ def check(id, *functions):
         return
     for function in functions:
         if not callable(function) or not hasattr(function, "__name__"):
-            print(
-                f"an argument of type {type(function).__name__} is no function: check({exercise.id!r}, {', '.join(exercise.names)})"
-            )
+            call = f"check({exercise.id!r}, {', '.join(exercise.names)})"
+            print(f"an argument of type {type(function).__name__} is no function: {call}")
             return
     got = [function.__name__ for function in functions]
     if not set(exercise.names) <= set(got):
