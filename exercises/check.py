@@ -4,10 +4,12 @@
       ex04_2 | ex04 | --all                one; a module's; all (exit 1 unless all pass)
       --list [--markdown]                  id, title, level, minutes, state
       --watch [ex04_2]                     check again each time you save; Ctrl-C ends it
-      --hint ex04_2 [2]                    the next hint, or hint 2
+      --hint [ex04_2] [2]                  the next hint, or hint 2, of this exercise or of the next unsolved one
       --solution ex04_2 [--give-up]        after it passes; before that, only if you give up
       --reset ex04_2                       the stub again; your file is kept as .bak
       --open [o2 [answer.json]]            the open experiments; what one asks; what your answer to it is worth
+
+An exercise is named by its id or by its file: exercises/mine/ex04_2_cd_gradient.py.
 
 You write in exercises/mine/, where a stub is copied when you first ask for it. In a notebook:
 
@@ -90,6 +92,12 @@ def exercises():
     return {path.stem[:6]: Exercise(path.stem[:6], path) for path in sorted(HERE.glob("ex[0-9][0-9]_[0-9]_*.py"))}
 
 
+def id_of(word):
+    """The id in a word that names an exercise by id, file name or path; any other word as it is."""
+    stem = re.split(r"[/\\]", str(word))[-1].removesuffix(".py").lower()
+    return next((one.id for one in exercises().values() if stem in (one.id, one.stub.stem)), str(word))
+
+
 def execute(path):
     """A file's names, executed anew; its text is compiled as it stands, in whatever encoding it declares."""
     module = types.ModuleType(path.stem)
@@ -118,9 +126,13 @@ def read_progress():
         return {"solved": {}, "hints": {}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    with contextlib.suppress(OSError):
-        path.replace(path.with_name(".progress.damaged.json"))
-    print(".progress.json was damaged; it is set aside as .progress.damaged.json. Check what you solved: check.py --all")
+    names = (path.with_name(f".progress.damaged{number}.json") for number in ("", *range(2, 1000)))
+    aside = next(name for name in names if not name.exists())
+    try:
+        path.replace(aside)
+        print(f".progress.json was damaged; it is set aside as {aside.name}. Check what you solved: {command('--all')}")
+    except OSError as error:
+        print(f".progress.json is damaged, and cannot be set aside: {error}")
     return {"solved": {}, "hints": {}}
 
 
@@ -229,9 +241,20 @@ def check_file(exercise, seed=0):
 
 def check(id, *functions):
     """In a notebook: check("ex04_2", cd_gradient)."""
-    exercise = exercises().get(id)
+    exercise = exercises().get(id_of(id))
     if exercise is None:
         print(f"there is no exercise {id!r}. All of them: {command('--list')}")
+        return
+    for function in functions:
+        if not callable(function) or not hasattr(function, "__name__"):
+            call = f"check({exercise.id!r}, {', '.join(exercise.names)})"
+            print(f"an argument of type {type(function).__name__} is no function: {call}")
+            return
+    got = [function.__name__ for function in functions]
+    if not set(exercise.names) <= set(got):
+        names = "this name" if len(exercise.names) == 1 else "these names"
+        wants = " and ".join(exercise.names)
+        print(f"got {' and '.join(got) or 'no function'}; this exercise wants {wants}, by {names}")
         return
     learner = types.SimpleNamespace(**{function.__name__: function for function in functions})
     parts = [
@@ -260,7 +283,7 @@ def report(exercise, state, message):
     progress, tips = read_progress(), len(execute(exercise.beside("checks")).HINTS)
     if state == "solved":
         n = sum(state_of(other, progress) == "solved" for other in exercises().values())
-        print(f"  {n} of {len(exercises())} are solved. Ours, to compare: {command('--solution', exercise.id)}")
+        print(f"  Solved: {n} of {len(exercises())}. Ours, to compare: {command('--solution', exercise.id)}")
         print(f"  The next one: {command()}")
         return
     if state == "not yet":
@@ -320,7 +343,7 @@ def show_list(markdown=False):
         return
     for id, title, level, minutes, state in rows:
         print(f"{id}  {title:<62}  level {level}  {minutes:>2} min  {coloured(state)}")
-    print(f"{sum(row[4] == 'solved' for row in rows)} of {len(rows)}")
+    print(f"Solved: {sum(row[4] == 'solved' for row in rows)} of {len(rows)}")
 
 
 def watch(exercise):
@@ -347,7 +370,7 @@ def show_hint(exercise, number=None):
     number = min(seen + 1, len(tips)) if number is None else number
     if not 1 <= number <= len(tips):
         sys.exit(f"{exercise.id} has hints 1 to {len(tips)}")
-    print(f"Hint {number} of {len(tips)}: {tips[number - 1]}")
+    print(f"Hint {number} of {len(tips)} ({exercise.id}): {tips[number - 1]}")
     remember("hints", exercise, max(seen, number))
 
 
@@ -381,9 +404,16 @@ def show_open(words):
         print(experiment.__doc__.strip())
         return True
     try:
-        experiment.check(json.loads(Path(words[1]).read_text(encoding="utf-8")))
+        answer = json.loads(Path(words[1]).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        sys.exit(f"there is no file {words[1]}")
     except (OSError, ValueError) as error:
         sys.exit(f"{words[1]} cannot be read as JSON: {error}")
+    if not isinstance(answer, dict):
+        kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+        sys.exit(f"the answer should be an object {{...}}, not {kinds.get(type(answer), 'a number')}")
+    try:
+        experiment.check(answer)
     except (NotYet, KeyError, TypeError) as problem:
         missing = f"the entry {problem} is missing" if isinstance(problem, KeyError) else f"{problem}"
         print(f"{words[0]}: {coloured('not yet')}\n  {missing}")
@@ -397,7 +427,8 @@ def show_open(words):
 
 def chosen(words, everything=False):
     """The exercises that a learner names: ex04_2, ex04, or all."""
-    found = [one for one in exercises().values() if everything or any(one.id in (w, f"{w}{one.id[4:]}") for w in words)]
+    wanted = [id_of(word) for word in words]
+    found = [one for one in exercises().values() if everything or any(one.id in (w, f"{w}{one.id[4:]}") for w in wanted)]
     if not found:
         sys.exit(f"there is no exercise {' '.join(words)!r}. All of them: {command('--list')}")
     return found
@@ -413,6 +444,11 @@ def run(args):
     if args.watch:
         return watch(chosen(words)[0] if words else first_unsolved()) or True
     if args.hint or args.solution or args.reset:
+        if args.hint and not [word for word in words if not word.isdigit()]:
+            current = first_unsolved()
+            words = [current.id if current else next(reversed(exercises())), *words]
+        if not words:
+            sys.exit(f"which exercise? All of them: {command('--list')}")
         exercise = chosen(words[:1])[0]
         if args.hint:
             number = int(words[1]) if len(words) > 1 and words[1].isdigit() else None

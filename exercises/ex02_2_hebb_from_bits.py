@@ -1,4 +1,4 @@
-"""ex02_2 Hebb's rule from bits (level 1, 15 minutes)
+"""ex02_2 Hebb's rule from bits (level 1, 10 minutes)
 
 Memories come as bits, 0 or 1. A Hopfield net wants +-1 units: map 0 to -1. Then Hebb's rule is (module 02, eq. 3)
 

@@ -1,7 +1,8 @@
-"""ex02_3 A melody instead of a memory (level 2, 20 minutes)
+"""ex02_3 A melody instead of a memory (level 1, 10 minutes)
 
-Hebb's couplings make each pattern a place where the net stays. Couplings that are *not* symmetric can make it go on: find W
-such that all units at once, s <- sign(W s), move pattern 1 to 2, 2 to 3, ..., and the last to the first.
+Hebb's couplings make each pattern a place where the net stays. Couplings that are *not* symmetric can make it go on: write W
+such that all units at once, s <- sign(W s), move pattern 1 to 2, 2 to 3, ..., and the last to the first (exactly if the
+patterns are orthogonal; else nearly, if they are few).
 
 Write Hebb's sum with the next pattern on one side,
 

@@ -1,4 +1,4 @@
-"""ex06_4 Data or noise? (level 1, 15 minutes)
+"""ex06_4 Data or noise? (level 1, 10 minutes)
 
 Noise-contrastive estimation tells data from noise: for every datum, `ratio` points come from a density q that is known. With
 an unnormalised model log p(x) = -E(x) - c, the log odds of "this point is a datum" are

@@ -1,4 +1,4 @@
-"""ex07_3 The loss that hovers near zero (level 2, 25 minutes)
+"""ex07_3 The loss that hovers near zero (level 2, 15 minutes)
 
 Training lowers the energy of data and raises that of the chains, with a little pull of all energies to 0 (module 07):
 

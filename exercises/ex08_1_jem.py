@@ -1,4 +1,4 @@
-"""ex08_1 A classifier is an energy (level 1, 15 minutes)
+"""ex08_1 A classifier is an energy (level 1, 10 minutes)
 
 A classifier's logits f_y(x) hold an energy too (module 08, eq. 5). From p(x, y) = exp f_y(x)/Z follow
 

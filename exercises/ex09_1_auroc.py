@@ -1,4 +1,4 @@
-"""ex09_1 The area under the curve, by counting pairs (level 1, 15 minutes)
+"""ex09_1 The area under the curve, by counting pairs (level 1, 10 minutes)
 
 An out-of-distribution score is good if images from inside get higher scores than images from outside. The area under its
 ROC curve is a probability over pairs:

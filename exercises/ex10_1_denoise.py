@@ -1,4 +1,4 @@
-"""ex10_1 The score denoises (level 1, 15 minutes)
+"""ex10_1 The score denoises (level 1, 5 minutes)
 
 A clean x is blurred: y = x + sigma n, n ~ N(0, I). The mean of x given y follows from the score of the *blurred* density,
 s(y) = grad log p_sigma(y) (Tweedie's formula):

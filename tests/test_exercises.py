@@ -82,6 +82,45 @@ def test_each_mutant_is_rejected_with_its_own_words(exercise):
     assert not wrong
 
 
+def told(id, right, wrong, seed=0):
+    """What is said of a solution in which this was replaced."""
+    text, _ = source(EXERCISES[id])
+    assert text.count(right) == 1
+    return verdict(EXERCISES[id], lambda: answer(text.replace(right, wrong)), seed)
+
+
+def test_old_chains_that_are_written_back_are_not_said_to_be_unmoved():
+    _, message = told("ex07_2", "new[index] = moved", "new[index] = chains")
+    assert "before they moved" in message
+    assert "are not moved" not in message
+
+
+SOLVE = "torch.linalg.solve((torch.eye(n, dtype=K.dtype) - K + 1).T, torch.ones_like(q))"
+
+
+@pytest.mark.parametrize("k", [1, 20, 50, 10_000])
+def test_infinity_is_not_a_large_k(k):
+    for seed in range(3):
+        state, message = told("ex05_1", SOLVE, f"q @ torch.linalg.matrix_power(K, {k})", seed)
+        assert state == "not yet"
+        assert message.endswith("\nk = inf is not a large k: a slow chain has not arrived.")
+
+
+def test_infinity_may_be_squared_twenty_times_or_be_an_eigenvector():
+    eigenvector = "(lambda w, v: (v / v.sum(0))[:, w.real.argmax()].real)(*torch.linalg.eig(K.T))"
+    for how in ("q @ torch.linalg.matrix_power(K, 2**20)", eigenvector):
+        assert [told("ex05_1", SOLVE, how, seed) for seed in range(3)] == 3 * [("solved", "")]
+    overflow = [told("ex05_1", SOLVE, "q @ torch.linalg.matrix_power(K, 2**62)", seed) for seed in range(3)]
+    assert all("Divide by the sum" in message for _, message in overflow)
+
+
+@pytest.mark.parametrize("start", ["(0.0, 0.0)", "(float(cover(p, axis)[0]), math.log(float(cover(p, axis)[1])))"])
+def test_one_search_finds_the_shallow_valley(start):
+    for seed in range(3):
+        _, message = told("ex01_4", "(axis[mode].item(), -0.5)", start, seed)
+        assert message.endswith("there is a deeper one: start the search at the other mode too.")
+
+
 def test_there_are_thirteen_open_experiments():
     assert list(OPEN) == [f"o{number}" for number in range(1, 14)]
 
@@ -347,9 +386,18 @@ def test_damaged_progress_is_set_aside(desk, capsys, damage):
     status, text = said(capsys, "--list")
     assert status == 0
     assert "damaged" in text
+    assert f"{program.command('--all')}\n" in text
     assert (desk[0] / ".progress.damaged.json").exists()
     assert not path.exists()
     assert "damaged" not in said(capsys, "--list")[1]
+
+
+def test_each_damaged_progress_has_its_own_place(desk, capsys):
+    for text, place in (("{1", ".progress.damaged.json"), ("{2", ".progress.damaged2.json")):
+        (desk[0] / ".progress.json").write_text(text, encoding="utf-8")
+        assert f"set aside as {place}." in said(capsys, "--list")[1]
+    for text, place in (("{1", ".progress.damaged.json"), ("{2", ".progress.damaged2.json")):
+        assert (desk[0] / place).read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize(
@@ -410,6 +458,27 @@ def test_hints_come_one_by_one(desk, capsys):
     assert "hints 1 to 3" in said(capsys, "--hint", "ex04_2", "7")[1]
 
 
+def test_a_hint_without_an_id_is_of_the_current_exercise(desk, capsys):
+    assert said(capsys, "--hint")[1].startswith("Hint 1 of 3 (ex01_1): ")
+    assert said(capsys, "--hint", "3")[1].startswith("Hint 3 of 3 (ex01_1): ")
+    desk[1]("ex01_1")
+    assert "Solved: 1 of 40." in said(capsys, "ex01_1")[1]
+    assert said(capsys, "--hint")[1].startswith("Hint 1 of 3 (ex01_2): ")
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["exercises/mine/ex03_1_p_up.py", "exercises\\mine\\ex03_1_p_up.py", "ex03_1_p_up.py", "ex03_1_p_up", "ex03_1.py"],
+)
+def test_a_file_is_accepted_as_an_id(desk, capsys, word):
+    desk[1]("ex03_1")
+    assert "ex03_1 p_up: solved" in said(capsys, word)[1]
+    assert "(ex03_1)" in said(capsys, "--hint", word, "2")[1]
+    program.check(word, answer(source(EXERCISES["ex03_1"])[0]).p_up)
+    assert "ex03_1 p_up: solved" in capsys.readouterr().out
+    assert "there is no exercise 'ex03_1_other.py'" in said(capsys, "ex03_1_other.py")[1]
+
+
 def test_a_solution_is_shown_after_it_passes_or_on_giving_up(desk, capsys):
     assert "--give-up" in said(capsys, "--solution", "ex01_1")[1]
     for shown in (("--give-up",), ()):
@@ -431,7 +500,8 @@ def test_reset_keeps_what_was_there(desk, capsys):
 
 def test_what_does_not_exist_is_said(desk, capsys):
     assert "there is no exercise 'ex99'" in said(capsys, "ex99")[1]
-    assert "--list" in said(capsys, "--hint")[1]
+    assert "which exercise?" in said(capsys, "--reset")[1]
+    assert "--list" in said(capsys, "--solution")[1]
 
 
 def test_in_a_notebook(desk, capsys):
@@ -443,6 +513,25 @@ def test_in_a_notebook(desk, capsys):
     assert "line 7 stops with ZeroDivisionError" in capsys.readouterr().out
     program.check("ex02_9", print)
     assert "there is no exercise 'ex02_9'" in capsys.readouterr().out
+
+
+def test_in_a_notebook_what_is_not_asked_for_is_refused_in_one_line(desk, capsys):
+    def f():
+        pass
+
+    for functions, words in (
+        ([f], "got f; this exercise wants langevin_step and stationary_variance, by these names\n"),
+        ([], "got no function; this exercise wants langevin_step and stationary_variance, by these names\n"),
+        ([3], "an argument of type int is no function: check('ex01_2', langevin_step, stationary_variance)\n"),
+        (
+            [torch.nn.Identity()],
+            "an argument of type Identity is no function: check('ex01_2', langevin_step, stationary_variance)\n",
+        ),
+    ):
+        program.check("ex01_2", *functions)
+        assert capsys.readouterr().out == words
+    program.check("ex01_1", f, f)
+    assert capsys.readouterr().out == "got f and f; this exercise wants boltzmann, by this name\n"
 
 
 def test_watching_goes_on_when_a_file_is_saved(desk, capsys, monkeypatch):
@@ -555,7 +644,17 @@ def test_a_statement_of_an_experiment_is_whole(name, capsys):
 
 
 def test_an_answer_that_cannot_be_read(desk, capsys, tmp_path):
-    assert "cannot be read" in said(capsys, "--open", "o2", "nowhere.json")[1]
+    assert said(capsys, "--open", "o2", "nowhere.json") == (1, "there is no file nowhere.json")
+    for text, kind in (
+        ("[]", "a list"),
+        ("3", "a number"),
+        ('"o2"', "a string"),
+        ("null", "null"),
+        ("true", "true or false"),
+    ):
+        (tmp_path / "other.json").write_text(text, encoding="utf-8")
+        status, message = said(capsys, "--open", "o2", "other.json")
+        assert (status, message) == (1, f"the answer should be an object {{...}}, not {kind}")
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     assert "cannot be read" in said(capsys, "--open", "o2", "broken.json")[1]
     assert "there is no experiment 'o99'" in said(capsys, "--open", "o99")[1]

@@ -26,6 +26,8 @@ def check(learner, seed):
     data = torch.stack([(x**2).mean(), (x**4).mean()])
     weights = torch.exp(-theta[0] * axis**2 - theta[1] * axis**4)
     unweighted = torch.stack([(axis**2).mean(), (axis**4).mean()])
+    model, dx = want + data, axis[1] - axis[0]
+    half = "p is a density where its sum needs a dx, or a weight without: not half of each."
     summed = torch.stack([axis**2, axis**4]) @ weights
     wrong = {
         "That is the gradient of the loss; the likelihood is climbed: model minus data of dE/dtheta.": -want,
@@ -35,6 +37,8 @@ def check(learner, seed):
         "The two phases must differ in sign.": -want - 2 * data,
         "The grid is averaged without weights: weigh it with p = exp(-E)/Z.": unweighted - data,
         "The model's weights do not sum to 1: divide by their sum.": summed - data,
-        "The model is integrated without its 1/Z.": summed * (axis[1] - axis[0]) - data,
+        "The model is integrated without its 1/Z.": summed * dx - data,
+        f"The model's term is too small by the grid's dx: {half}": model * dx - data,
+        f"The model's term is too large by 1/dx: {half}": model / dx - data,
     }
     expect(learner.likelihood_gradient, (theta, x, axis), want, wrong, {"N": 31})

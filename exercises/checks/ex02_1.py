@@ -24,6 +24,7 @@ def check(learner, seed):
     wrong = {
         "A pair stands in W twice, as W_ij and as W_ji: that cancels the 1/2, and the flip brings a factor 2.": want / 2,
         "The diagonal is counted: W_ii s_i^2 does not change.": want + 2 * W.diagonal(),
+        "2 s_i (W s)_i contains 2 W_ii, not W_ii.": want + W.diagonal(),
         "The diagonal is subtracted twice.": want - 2 * W.diagonal(),
         "That is the energy before minus the energy after.": -want,
         "These are the energies after the flip: subtract E(s).": want + energies[tuple(s.tolist())],

@@ -58,4 +58,37 @@ def check(learner, seed):
     uniform = (q - torch.full_like(q, 1 / len(q))) @ phi
     wrong = {"The chain's end is not the uniform distribution, but p with p K = p.": uniform}
     wrong["The stationary distribution is a *left* eigenvector: that of K.T."] = uniform
-    expect(learner.cd_k_gradient, (K, phi, q, math.inf), exact, wrong)
+    for chain in (K, lazy(K, 0.999)):
+        named = wrong | arriving(learner, chain, phi, q) | not_summing(learner, chain, phi, q, exact)
+        expect(learner.cd_k_gradient, (chain, phi, q, math.inf), exact, named)
+
+
+def lazy(K, second):
+    """A chain with the stationary distribution of K, whose second eigenvalue is `second`: it mostly stays where it is."""
+    moves = (1 - second) / (1 - torch.linalg.eigvals(K).abs().sort().values[-2])
+    return (1 - moves) * torch.eye(len(K), dtype=K.dtype) + moves * K
+
+
+def arriving(learner, K, phi, q):
+    """What is said of the gradient of some finite k: of the k below 2^15 that is nearest to the learner's answer."""
+    got, path, power = answered(learner, K, phi, q), q[None], K
+    for _ in range(15):
+        path, power = torch.cat([path, path @ power]), power @ power
+    gradients = (q - path) @ phi
+    nearest = gradients[(gradients - got).square().sum(1).argmin()]
+    return {"k = inf is not a large k: a slow chain has not arrived.": nearest}
+
+
+def not_summing(learner, K, phi, q, exact):
+    """What is said if the chain's end is a multiple of p."""
+    got, p_mean = answered(learner, K, phi, q), q @ phi - exact
+    total = (q @ phi - got) @ p_mean / (p_mean @ p_mean) if got.isfinite().all() else torch.inf
+    why = "squaring doubles rounding errors each time, and an eigenvector has any length. Divide by the sum."
+    chain = total * p_mean if got.isfinite().all() else torch.full_like(q, torch.inf) @ phi
+    return {f"The chain's end sums to {total:.10g}, not to 1: {why}": q @ phi - chain}
+
+
+def answered(learner, K, phi, q):
+    """The learner's answer at k = inf, or zeros if it has no form to speak of."""
+    got = learner.cd_k_gradient(K, phi, q, math.inf)
+    return got.detach().double() if torch.is_tensor(got) and got.shape == phi.shape[1:] else torch.zeros_like(phi[0])

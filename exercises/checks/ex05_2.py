@@ -39,6 +39,8 @@ def check(learner, seed):
     new, p_v = sweep(params, chains, u_h, u_v)
     from_x, _ = sweep(params, x, u_h, u_v)
     mean_field, _ = sweep(params, chains, u_h, u_v, h_is_sampled=False)
+    h = (u_h < torch.sigmoid(chains @ params[0] + params[2])).double()
+    sampled = (new.T @ h / n, new.mean(0), h.mean(0))
     want = (*climbed(params, x, new, rate), new)
     wrong = {
         "The chains were restarted at the data: that is CD-1.": (*climbed(params, x, from_x, rate), from_x),
@@ -50,6 +52,8 @@ def check(learner, seed):
         "Hidden units of the sweep are 0 or 1: compare u_h with their probability.": (
             *climbed(params, x, mean_field, rate), mean_field),
         "The new visible units are 0 or 1: compare u_v with their probability.": (*climbed(params, x, p_v, rate), p_v),
+        "h in the averages is P(h = 1 | new chains), not the sample from the sweep.": (*(
+            value + rate * (up - down) for value, up, down in zip(params, positive(params, x), sampled, strict=True)), new),
         "The chains' part is missing.": (*(
             value + rate * step for value, step in zip(params, positive(params, x), strict=True)), new),
         "u < p is 1 with probability p; u > p with 1 - p.": (

@@ -29,6 +29,7 @@ def check(learner, seed):
         "The squared norm is missing.": div.mean(),
         "That is the sum of all entries of the Jacobian: its trace is asked for.": half.mean() + off_diagonal,
         "The losses are summed over the rows: take their mean.": (half + div).sum(),
+        "|s|^2 is a sum over the d components.": (half / 4 + div).mean(),
         "That is a mean over the components too: |s|^2 and div are sums over them.": want / 4,
     }
     expect(lambda x: learner.implicit_matching(score, x), (x,), want, wrong, {"B": 9, "d": 4}, name="implicit_matching")

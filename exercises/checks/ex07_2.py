@@ -33,6 +33,8 @@ def check(learner, seed):
     moved = want[0]
     not_moved = buffer.clone()
     not_moved[index] = torch.where(restart[:, None], noise, buffer[index])
+    not_restarted = buffer.clone()
+    not_restarted[index[~restart]] = moved[~restart]
     whole = torch.cat([moved, buffer[b:]])
     wrong = {
         "The moved chains are not written back: the next visit would find the old ones.": (moved, buffer),
@@ -41,9 +43,10 @@ def check(learner, seed):
         "restart is reversed: True means noise.": visited(~restart),
         "Fresh chains must be moved too: restart first, then move.": visited(restart, "move"),
         "The buffer gets the chains before they moved.": (moved, not_moved),
+        "All visited chains are written back, the restarted ones too.": (moved, not_restarted),
         "The chains are written into the buffer's first rows: they belong back into rows index.": (moved, whole),
         "The first rows are visited: take rows index.": visited(restart, source=buffer[:b].clone()),
-        "The chains are not moved.": (torch.where(restart[:, None], noise, buffer[index]), not_moved),
+        "The chains are not moved.": (torch.where(restart[:, None], noise, buffer[index]), want[1]),  # said of moved only
     }
     inputs = (buffer, index, restart, noise, move)
     expect(learner.visit, inputs, want, wrong, names=("moved", "new buffer"))

@@ -22,5 +22,6 @@ MUTANTS = [
     (" + math.sqrt(step_size * T) * xi", "", "gradient descent"),
     ("(a * (1 - a * step_size / 4))", "a", "own bias is missing"),
     ("step_size / 4", "step_size / 2", "h = step_size/2"),
-    (" if a * step_size < 4 else math.inf", "", "math.inf"),
+    (" if a * step_size < 4 else math.inf", "", "multiplies x by 1 - a step_size/2 <= -1"),
+    ("a * step_size < 4", "a * step_size < 2", "its a h = 2 is a * step_size = 4"),
 ]

@@ -18,5 +18,7 @@ MUTANTS = [
     ("return model - data", "return model", "positive phase is missing"),
     ("features(axis) @ p", "features(axis).mean(1)", "without weights"),
     ("torch.softmax(-theta @ features(axis), 0)", "torch.exp(-theta @ features(axis))", "do not sum to 1"),
+    ("features(axis) @ p", "features(axis) @ p * (axis[1] - axis[0])", "too small by the grid's dx"),
+    ("features(axis) @ p", "features(axis) @ p / (axis[1] - axis[0])", "too large by 1/dx"),
     ("return model - data", "return (model - data).flip(0)", "reversed order"),
 ]

@@ -35,7 +35,14 @@ MUTANTS = [
     ("(axis - mean) ** 2).sum()", "axis ** 2).sum()", "subtracted before squaring"),
     ("(p * axis).sum() * dx", "(p * axis).sum()", "needs its dx"),
     ("(log_q.exp() * (log_q - p.log())).sum()", "(p * (p.log() - log_q)).sum()", "That Gaussian covers"),
-    ("for mode in modes", "for mode in modes[1:]", "there is a deeper one"),
+    ("for mode in modes", "for mode in modes[:1]", "there is a deeper one"),
     ("return mean, math.exp(log_std)", "return mean, math.exp(2 * log_std)", "That is the variance."),
+    ("axis[mode].item(), -0.5", "axis[mode].item() - 20, -0.5", "q has left the grid"),
+    (
+        "    mean, log_std = min(",
+        "    k, log_p = p.argmax(), p.log()\n"
+        "    return axis[k], ((2 * log_p[k] - log_p[k - 1] - log_p[k + 1]) / dx**2) ** -0.5\n    mean, log_std = min(",
+        "the curvature at the peak",
+    ),
     ("return mean, math.exp(log_std)", "return mean, log_std", "returns log std"),
 ]

@@ -10,6 +10,7 @@ def flip_costs(W, s):
 MUTANTS = [
     ("return 2 * s * field", "return s * field", "cancels the 1/2"),
     (" - W.diagonal() * s", "", "The diagonal is counted"),
+    ("- W.diagonal() * s", "- W.diagonal() * s / 2", "contains 2 W_ii, not W_ii"),
     ("return 2 *", "return -2 *", "before minus the energy after"),
     ("2 * s * field", "field", "That is the field h"),
     ("2 * s * field", "2 * field", "Twice the field"),

@@ -23,5 +23,15 @@ MUTANTS = [
     ("(q - after)", "q", "chain's averages are missing"),
     ("(q - after)", "(after - q)", "minus the direction to climb"),
     ("torch.linalg.matrix_power(K, k)", "K**k", "not K as a matrix"),
+    (
+        "torch.linalg.solve((torch.eye(n, dtype=K.dtype) - K + 1).T, torch.ones_like(q))",
+        "q @ torch.linalg.matrix_power(K, 50 + n)",
+        "a slow chain has not arrived",
+    ),
+    (
+        "torch.linalg.solve((torch.eye(n, dtype=K.dtype) - K + 1).T, torch.ones_like(q))",
+        "q @ torch.linalg.matrix_power(K, 2**50)",
+        "squaring doubles rounding errors each time",
+    ),
     ("- K + 1).T", "- K + 1)", "not the uniform distribution"),
 ]

@@ -25,6 +25,7 @@ MUTANTS = [
     ("data - model for", "model - data for", "goes downhill"),
     ("h = (u_h < torch.sigmoid(v @ W + c)).to(W.dtype)", "h = torch.sigmoid(v @ W + c)", "compare u_h"),
     ("v = (u_v < torch.sigmoid(h @ W.T + b)).to(W.dtype)", "v = torch.sigmoid(h @ W.T + b)", "compare u_v"),
+    ("phase(v), strict", "(v.T @ h / len(v), v.mean(0), h.mean(0)), strict", "not the sample from the sweep"),
     ("data - model for", "data for", "chains' part is missing"),
     ("v.T @ p / len(v), v.mean(0), p.mean(0)", "v.T @ p / len(x), v.sum(0) / len(x), p.sum(0) / len(x)", "number of data"),
     (

@@ -19,6 +19,7 @@ MUTANTS = [
     (" + divergence", "", "smallest score would win"),
     ("row[:, i]", "row.sum(1)", "its trace is asked for"),
     (".mean()", ".sum()", "summed over the rows"),
+    ("s.square().sum(1)", "s.square().mean()", "|s|^2 is a sum over the d components"),
     ("create_graph=True", "retain_graph=True", "create_graph=True"),
     ("divergence).mean()", "divergence).mean() / x.shape[1]", "over the components"),
 ]

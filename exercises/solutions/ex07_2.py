@@ -23,6 +23,7 @@ MUTANTS = [
         "Fresh chains must be moved too",
     ),
     ("new[index] = moved", "new[index] = chains", "before they moved"),
+    ("new[index] = moved", "new[index[~restart]] = moved[~restart]", "the restarted ones too"),
     ("new[index] = moved", "new[: len(moved)] = moved", "first rows"),
     ("buffer.clone()", "buffer", "changes its argument buffer"),
     ("move(chains)", "chains", "The chains are not moved"),
