@@ -496,8 +496,8 @@ class Contender(NamedTuple):
 
 def contenders(config):
     """{name: Contender}, each with biases for every cluster. For digits on a CPU the seconds are similar, but that the
-    convolutional auto-encoder, which learns as well and more slowly, gets several times as many. Scalar networks want a lower
-    rate, and convolutions make do with fewer steps an update."""
+    convolutional auto-encoder, which learns as well and more slowly, gets several times as many. Scalar networks want a
+    lower rate, and convolutions make do with fewer steps an update."""
     shape, sigma, n = SHAPES[config.dataset], config.sigma, config.n_short
     d, half, few = math.prod(shape), max(config.width // 2, 1), {"n_langevin": max(config.n_langevin // 2, 1)}
     scalar = {"learning_rate": config.learning_rate / 4}
