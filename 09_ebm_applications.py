@@ -1921,9 +1921,11 @@ def measure_not(run, s1=1.0, s2=2.0, step_size=0.1, n_steps=400):
 #
 # a NOT with a = 1 for each further label, with the danger above. Without the division, E(x | a) + E(x | b) is p(x) too
 # sharp, by a power, and its wells are as many times stiffer, so Langevin takes as many times smaller steps; the mean of the
-# energies has the right width. All three are drawn, beside one energy that was trained on the three labels at once: on the
-# images that are clear in all of them, under a half, which leave some of the forty requests without an example. Requests
-# are uniform, so an image that ignores them succeeds with chance 1/10 for a class and 1/2 for each attribute, exactly.
+# energies has the right width. All three are drawn, beside one energy that was trained on the three labels at once, with
+# the medians' labels of *all* images: under a half are clear in both. Some combinations have no training image even so. Of
+# those that energy knows nothing, their biases stay where they began, while a sum needs examples of each label only: this
+# share of the requests is recorded. Requests are uniform, so an image that ignores them succeeds with chance 1/10 for a
+# class and 1/2 for each attribute, exactly.
 
 
 def boldness(x):
@@ -1958,8 +1960,13 @@ def clear_attributes(x):
 
 
 def at_once(labels):
-    """One label of 40 for class, bold, leaning (3, N): -1 where one of them is -1."""
-    return torch.where((labels >= 0).all(0), 4 * labels[0] + 2 * labels[1] + labels[2], -1)
+    """One label of 40 for class, bold, leaning (3, N)."""
+    return 4 * labels[0] + 2 * labels[1] + labels[2]
+
+
+def without_example(asked, known):
+    """The share of requests `asked` (3, n) whose combination is not one of `known` (3, N)."""
+    return (~torch.isin(at_once(asked), at_once(known))).double().mean().item()
 
 
 @functools.cache
@@ -1968,9 +1975,11 @@ def conditional_energies(run):
     """Four networks side by side: E(x | class), E(x | bold), E(x | leaning), and one of all three labels at once."""
     torch.manual_seed(run.seed + 4)
     x, y = images(run).x, images(run).y
-    labels = torch.cat([y[None], clear_attributes(x)])
-    labels = torch.cat([labels, at_once(labels)[None]]).to(run.device)
-    return train_energies(x.float().to(run.device), labels, run.config, run.config.n_composed, "four energies", 40)
+    every = at_once(torch.cat([y[None], attributes_of(x, x)]))
+    labels = torch.cat([y[None], clear_attributes(x), every[None]])
+    return train_energies(
+        x.float().to(run.device), labels.to(run.device), run.config, run.config.n_composed, "four energies", 40
+    )
 
 
 @functools.cache
@@ -2033,20 +2042,22 @@ WAYS = ("sum", "mean", "divided", "at once")  # the last only where all three la
 
 class Composed(NamedTuple):
     """{(request, way): success (N,)}, {(request, way): share of images that left |x| < 10}, and images {..: (N, 64)}; and
-    of real test images whose own labels are the request: success (N,)."""
+    of real test images whose own labels are the request: success (N,); and the share of requests without an example."""
 
     success: dict
     lost: dict
     drawn: dict
     real: dict
+    unseen: float
 
 
 @torch.no_grad()
 def measure_composed(run, n=200):
     """Composed: every request, by every way."""
     n = n if run.config.n_chain_steps > 20 else 40
-    labels, found = requests(n, run.device), Composed({}, {}, {}, {})
-    digits = images(run)
+    labels, digits = requests(n, run.device), images(run)
+    known = torch.cat([digits.y[None], attributes_of(digits.x, digits.x)])
+    found = Composed({}, {}, {}, {}, without_example(labels.cpu(), known))
     x_test = digits.x_test.float().to(run.device)
     own = torch.cat([digits.y_test[None], attributes_of(digits.x_test, digits.x)]).to(run.device)
     for name, used in REQUESTS.items():
@@ -2142,6 +2153,7 @@ def section_composition(run):
     run.figure(draw_not(measured, theory, theory_not_limit(1.0, 2.0)), "not")
     run.metric("judge: accuracy on real test images", independent_classifier(run)[1])
     digits = measure_composed(run)
+    run.metric("requests without a training image (share)", digits.unseen)
     for (name, way), success in digits.success.items():
         run.metric(f"{name}, {way}: success", *mean_and_sem(success), ("chance", theory_chance(REQUESTS[name])))
         if way == "divided":

@@ -269,6 +269,18 @@ MUTANTS = [
         "test_attributes_are_measured_and_split_in_the_middle",
     ),
     (
+        "every = at_once(torch.cat([y[None], attributes_of(x, x)]))",
+        "every = at_once(torch.cat([y[None], clear_attributes(x)]))",
+        "a rival that learns from the clear images only",
+        "test_the_fourth_energy_learns_from_every_image_by_its_side_of_the_medians",
+    ),
+    (
+        "return (~torch.isin(at_once(asked), at_once(known)))",
+        "return (~torch.isin(at_once(known), at_once(asked)))",
+        "training images that nobody asks for",
+        "test_requests_are_uniform_and_chance_is_what_ignoring_them_gives",
+    ),
+    (
         "return (found == labels)[list(used)].all(0)",
         "return (found == labels)[list(used)].any(0)",
         "success that is content with one label",

@@ -795,11 +795,25 @@ def test_attributes_are_measured_and_split_in_the_middle():
 def test_requests_are_uniform_and_chance_is_what_ignoring_them_gives():
     labels = m.requests(400, torch.device("cpu"))
     assert torch.bincount(m.at_once(labels)).tolist() == [10] * 40
-    assert m.at_once(torch.tensor([[3, 3], [1, -1], [0, 1]])).tolist() == [14, -1]
+    assert m.at_once(torch.tensor([[3, 3], [1, 0], [0, 1]])).tolist() == [14, 13]
+    assert m.without_example(labels, labels[:, (labels[0] > 1) | (labels[1] == 1)]) == pytest.approx(0.1)
     fixed = torch.tensor([[7], [1], [0]])
     for used in m.REQUESTS.values():
         share = (labels == fixed)[list(used)].all(0).double().mean().item()
         assert share == pytest.approx(m.theory_chance(used))
+
+
+def test_the_fourth_energy_learns_from_every_image_by_its_side_of_the_medians(tmp_path, monkeypatch):
+    kept, run = {}, a_run(tmp_path)
+    monkeypatch.setattr(m, "train_energies", lambda x, labels, *_: kept.update(labels=labels))
+    m.conditional_energies.cache_clear()
+    m.conditional_energies(run)
+    m.conditional_energies.cache_clear()
+    x, y = m.images(run).x, m.images(run).y
+    sides = [(f(x) > f(x).median()).long() for f in m.ATTRIBUTES]
+    assert torch.equal(kept["labels"][3], 4 * y + 2 * sides[0] + sides[1])
+    assert torch.equal(kept["labels"][0], y)
+    assert torch.equal(kept["labels"][1:3], m.clear_attributes(x))
 
 
 def test_energies_are_added_averaged_or_divided():
