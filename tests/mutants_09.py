@@ -10,6 +10,7 @@ OUTSIDE = "test_every_score_is_higher_outside"
 LEFT_OUT = "test_a_left_out_digit_is_never_seen_and_scored_by_the_network_that_missed_it"
 MMSE = "test_the_mmse_is_the_mean_posterior_variance"
 DENOISER = "test_the_energys_denoiser_is_exact_where_the_energy_is_of_noisy_gaussian_data"
+HALF = "test_the_average_leaves_out_the_first_half_of_a_chain_and_ends_with_its_end"
 CLASSICAL = "test_classical_denoisers_have_their_closed_forms"
 TWO_PIXELS = "test_the_two_pixel_chains_have_the_law_and_the_coverage_that_theory_says"
 COVERAGE = "test_the_exact_coverage_is_what_direct_draws_cover"
@@ -153,6 +154,24 @@ MUTANTS = [
         DENOISER,
     ),
     ("return z - level**2 * energy.slope", "return z - level * energy.slope", "a step of s in place of s squared", DENOISER),
+    (
+        "total, n_kept = total + clean.mean(0), n_kept + 1",
+        "total, n_kept = clean.mean(0), 1",
+        "chains of which only the ends are averaged",
+        DENOISER,
+    ),
+    (
+        "range(n, n // 2, -KEPT_EVERY)[::-1]",
+        "range(n, 0, -KEPT_EVERY)[::-1]",
+        "an average over the way from the noisy image",
+        HALF,
+    ),
+    (
+        "return total / n_kept, clean[0]",
+        "return total / n_kept, total / n_kept",
+        "a mean that is called one chain",
+        DENOISER,
+    ),
     ("return means + bandwidth**2 / wide * (y - means)", "return means", "a kernel density without its kernel", CLASSICAL),
     (
         "gx[:, :-1], gy[:, :, :-1] = u.diff(dim=1), u.diff(dim=2)",

@@ -392,21 +392,38 @@ def test_samples_cost_one_plus_one_over_k(tmp_path):
 
 
 def test_the_energys_denoiser_is_exact_where_the_energy_is_of_noisy_gaussian_data():
-    v, noise, s = 0.5, 0.3, 0.8
-    config = tiny(data_noise=noise, step_size=0.02, n_chain_steps=400)
-    energy, y = Quadratic(1 / (v + noise**2)), torch.tensor([[1.0, -2.0]]).repeat(4000, 1)
-    torch.manual_seed(1)
-    mean, sample = m.energy_denoiser(energy, y, s, config, torch.device("cpu"), n_chains=2)
-    for estimate, spread in ((mean, 2), (sample, 1)):
+    """float64; the chain on a Gaussian is linear, so the scatter of its average has a closed form as well."""
+    v, noise, s, n, step, n_steps, n_chains = 0.5, 0.3, 0.8, 6000, 0.05, 300, 2
+    config = tiny(data_noise=noise, step_size=step, n_chain_steps=n_steps)
+    energy, y = Quadratic(1 / (v + noise**2)), torch.tensor([[1.0, -2.0]]).double().repeat(n, 1)
+    mean, sample = m.posterior_mean(energy, y, s, config, n_chains)
+    assert mean.dtype == torch.float64
+    precision, gain = 1 / (v + noise**2) + 1 / (s**2 - noise**2), v / (v + noise**2)
+    stationary = gain**2 / (precision * (1 - step * precision / 4))  # of E[x | z] along a chain
+    kept = np.arange(165, 301, 15)
+    together = ((1 - step / 2 * precision) ** np.abs(kept[:, None] - kept)).mean()
+    for estimate, variance in ((mean, stationary * together / n_chains), (sample, stationary)):
+        away = estimate - y * v / (v + s**2)
         for i in range(2):
-            value, sem = m.mean_and_sem(estimate[:, i])
-            assert abs(value - y[0, i].item() * v / (v + s**2)) < m.tolerance(sem, 4000, 4)
-        # var of x - σ²E' given y: the posterior variance of z, times (v/(v+σ²))²
-        z_variance = 1 / (1 / (v + noise**2) + 1 / (s**2 - noise**2))
-        exact = z_variance * (v / (v + noise**2)) ** 2 / spread
-        assert estimate.var(0).mean().item() == pytest.approx(exact, rel=0.06)
-    mean, _ = m.energy_denoiser(energy, y[:1], 0.2, config, torch.device("cpu"))
-    assert mean[0].numpy() == pytest.approx(y[0].numpy() * (1 - 0.04 / (v + noise**2)), rel=1e-5)
+            for values, exact in ((away[:, i], 0.0), (away[:, i] ** 2, variance)):
+                value, sem = m.mean_and_sem(values)
+                assert abs(value - exact) < m.tolerance(sem, n, 8)
+    mean, _ = m.posterior_mean(energy, y[:1], 0.2, config)
+    assert mean[0].numpy() == pytest.approx(y[0].numpy() * (1 - 0.04 / (v + noise**2)))
+
+
+def test_the_average_leaves_out_the_first_half_of_a_chain_and_ends_with_its_end():
+    """A slow chain still comes from y in its first half: what is averaged says when it was seen."""
+    n_steps, a, extra, step = 40, 0.1, 0.6, 0.02
+    config = tiny(data_noise=0.2, step_size=step, n_chain_steps=n_steps)
+    y, s = torch.full((20_000, 1), 5.0).double(), (extra + 0.04) ** 0.5
+    mean, end = m.posterior_mean(Quadratic(a), y, s, config, 1)
+    precision = a + 1 / extra
+    goal = 5 / extra / precision
+    at = [(goal + (1 - step / 2 * precision) ** t * (5 - goal)) * (1 - 0.04 * a) for t in (25, 40)]
+    for estimate, exact in ((mean, sum(at) / 2), (end, at[1])):
+        value, sem = m.mean_and_sem(estimate[:, 0])
+        assert abs(value - exact) < m.tolerance(sem, 20_000, 2)
 
 
 def test_total_variation_finds_the_minimum_of_its_objective():
