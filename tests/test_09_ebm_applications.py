@@ -688,6 +688,35 @@ def test_the_worst_point_is_within_two_grey_levels_and_takes_the_larger_margin()
     assert m.right(net, point, y).mean() < m.right(net, x, y).mean() + 1e-9
 
 
+def test_a_point_whose_loss_was_high_by_luck_is_not_the_worst():
+    """The winner's curse: a margin that is noisy on the way, and highest, without noise, where each ascent ends."""
+    n, w = 200, torch.randn(64).sign()
+    x, y, top = torch.rand(n, 64) - 0.5, torch.zeros(n, dtype=torch.long), 0.25 * 64
+
+    def logits(z):
+        margin = (z - x) @ w
+        margin = margin + 14 * torch.randn(n) * (margin < 0.6 * top)
+        return torch.stack([torch.zeros(n), margin], 1)
+
+    def true_margin(point):
+        return ((point - x) @ w).mean()
+
+    lucky = m.attack(m.through(logits, y, m.margin_loss), x, m.EPSILON, "Linf", 20, 2, (-1, 1))
+    assert true_margin(lucky) < 0.6 * top
+    assert true_margin(m.worst_point(logits, x, y, tiny(n_attack=20))) > 0.85 * top
+
+
+def test_attacks_that_are_one_by_construction_share_one_judgement(tmp_path, monkeypatch):
+    net = nn.Linear(64, 10)
+    purifier = m.Purifier(Quadratic(1.0), net, 0.2, 0.05, 2, 2)
+    monkeypatch.setattr(m, "defences", lambda run: {"plain": net, "noise": nn.Linear(64, 10), "purified": purifier})
+    found = m.measure_defences(a_run(tmp_path))
+    assert found["plain"]["full gradient"] is found["plain"]["BPDA + EOT"] is found["plain"]["transfer"]
+    assert found["noise"]["full gradient"] is found["noise"]["BPDA + EOT"] is not found["noise"]["transfer"]
+    assert len({id(values) for values in found["purified"].values()}) == 4
+    assert all(list(row) == list(m.ATTACKS) for row in found.values())
+
+
 def test_adversarial_training_disturbs_upwards():
     net, x, y = nn.Linear(64, 10), torch.rand(30, 64) * 2 - 1, torch.arange(30) % 10
     disturbed = m.adversarial(net, x, y)
@@ -722,7 +751,7 @@ def test_the_order_of_attacks_is_judged_by_paired_errors():
     bad = {"a": {"none": one, "transfer": two, "BPDA + EOT": two, "full gradient": one}}
     excess, allowed = m.out_of_order(bad)
     assert excess == pytest.approx(1 / 6)
-    assert allowed == pytest.approx(m.tolerance(m.mean_and_sem(one - two)[1], 6, 3))
+    assert allowed == pytest.approx(m.tolerance(m.mean_and_sem(one - two)[1], 6, 2))  # two names of one attack
     assert m.worth(bad["a"]) == pytest.approx(0.5)
 
 
