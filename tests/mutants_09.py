@@ -131,6 +131,12 @@ MUTANTS = [
         "a bandwidth chosen on the images it was fitted to",
         "test_settings_are_chosen_on_images_that_were_not_learnt_from",
     ),
+    (
+        "return squared_distances(x, x_train).amin(1).sqrt()",
+        "return squared_distances(x, x_train).mean(1).sqrt()",
+        "a distance to all in place of the nearest",
+        "test_kernel_density_and_neighbours_are_scikit_learns",
+    ),
     # denoising
     (
         "return (y + s**2 * score).detach()",

@@ -271,8 +271,8 @@ def test_kernel_density_and_neighbours_are_scikit_learns():
     x, train = torch.randn(7, 3).double(), torch.randn(30, 3).double()
     theirs = KernelDensity(bandwidth=0.4).fit(train).score_samples(x)
     assert m.kernel_log_density(x, train, 0.4).numpy() == pytest.approx(theirs)
-    theirs = NearestNeighbors(n_neighbors=3).fit(train).kneighbors(x)[0][:, -1]
-    assert m.neighbour_distance(x, train, 3).numpy() == pytest.approx(theirs)
+    theirs = NearestNeighbors(n_neighbors=1).fit(train).kneighbors(x)[0][:, 0]
+    assert m.neighbour_distance(x, train).numpy() == pytest.approx(theirs)
 
 
 def test_every_score_is_higher_outside(tmp_path, monkeypatch):
@@ -280,9 +280,9 @@ def test_every_score_is_higher_outside(tmp_path, monkeypatch):
     x = torch.rand(300, 64).double() * 0.2 - 0.9
     y, weights = torch.arange(300) % 10, torch.randn(10, 64)
     monkeypatch.setattr(m, "learn_classifier", lambda *_, **__: lambda z: z @ weights.T)
-    scores = m.scores_from(a_run(tmp_path), x, y, Quadratic(1.0), m.Chosen(0.3, 2, 2), 1)
+    scores = m.scores_from(a_run(tmp_path), x, y, Quadratic(1.0), m.Chosen(0.3, 2), 1)
     outside = torch.rand(50, 64).double() * 2 - 1
-    for name in ("mixture", "KDE", "k-NN", "isolation forest", "grey level", "zlib"):
+    for name in ("mixture", "KDE", "1-NN", "isolation forest", "grey level", "zlib"):
         assert (
             m.auroc_of(
                 scores[name](x).numpy() if torch.is_tensor(scores[name](x)) else scores[name](x),
@@ -351,7 +351,13 @@ def test_settings_are_chosen_on_images_that_were_not_learnt_from(tmp_path, monke
     monkeypatch.setattr(
         m, "kernel_log_density", lambda x, train, h: seen.append((x, train)) or -((h - 0.25) ** 2) * torch.ones(1)
     )
-    assert m.choose_scores(run).bandwidth == 0.25
+    fit = m.fit_gaussians
+    monkeypatch.setattr(m, "fit_gaussians", lambda x, *rest: seen.append((split.x_test, x)) or fit(x, *rest))
+    monkeypatch.setattr(m, "mixture_log_density", lambda mixture, x: -((len(mixture.weights) - 10.0) ** 2) * torch.ones(1))
+    monkeypatch.setattr(m, "outside_sets", None)
+    monkeypatch.setattr(m, "between_digits", None)  # no outside image has a say
+    assert m.choose_scores(run) == (0.25, 10)
+    assert len(seen) == 10
     assert all(torch.equal(x, split.x_test) and torch.equal(train, split.x) for x, train in seen)
     rows = {tuple(row) for row in split.x.tolist()}
     assert sum(tuple(row) in rows for row in split.x_test.tolist()) < 5  # a twin or two
@@ -1041,15 +1047,15 @@ def test_the_tables_parts_are_apart_and_measured_in_the_first_ones_units():
 
 def test_section_ood_holds_perfect_scores_beside_their_formulas(tmp_path, monkeypatch):
     told = m.Told(0.9, 0.8, 0.2, np.array([0.01, 0.02, 0.03]))
-    found = {name: {"energy": told, "k-NN": told._replace(auroc=0.95), "KDE": told} for name in (*m.NEAR, "noise")}
-    monkeypatch.setattr(m, "measure_scores", lambda run: (found, m.Chosen(0.3, 1, 5)))
+    found = {name: {"energy": told, "1-NN": told._replace(auroc=0.95), "KDE": told} for name in (*m.NEAR, "noise")}
+    monkeypatch.setattr(m, "measure_scores", lambda run: (found, m.Chosen(0.3, 5)))
     run = noted("ood", tmp_path)
     entry = run.metrics["true energy, narrower: AUROC"]
     assert entry.against == ("exact", m.exact_energy_auroc_scaled(0.49, 64))
     assert entry.within == pytest.approx(m.tolerance(entry.sem, 3))
-    assert run.metrics["a digit left out: energy, AUROC"].against == ("best rival, k-NN", 0.95)
+    assert run.metrics["a digit left out (brief): energy, AUROC"].against == ("best rival, 1-NN", 0.95)
     assert run.metrics["slanted hand: energy, FPR95"][:2] == (0.2, 0.03)
-    assert "a digit left out: k-NN (0.950)" in run.said[0]
+    assert "a digit left out (brief): 1-NN (0.950)" in run.said[0]
     assert "on 0 of 4 sets" in run.said[0]
     found["noise"]["energy"] = told._replace(auroc=0.99)
     assert "on 1 of 4 sets" in m.told_sentence(found)
