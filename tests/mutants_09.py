@@ -21,6 +21,8 @@ SMOOTHED = "test_a_smoothed_linear_rules_radius_is_the_distance_and_the_certifie
 JEM = "test_jems_energy_is_minus_logsumexp_and_low_on_data"
 ORDER = "test_the_order_of_attacks_is_judged_by_paired_errors"
 PRODUCT = "test_the_product_of_mixtures_is_the_normalised_product_of_their_densities"
+CHAIN_LAW = "test_a_chains_law_on_the_cells_is_the_normal_one_of_a_linear_chain"
+CLAIMS = "test_sections_inpainting_composition_and_beyond_record_claims_beside_exact_values"
 OR = "test_or_mixes_in_proportion_to_z_until_it_is_repaired"
 NOT = "test_not_has_a_density_up_to_its_limit_and_the_chains_the_mean_square_of_theory"
 ADDED = "test_energies_are_added_averaged_or_divided"
@@ -295,6 +297,36 @@ MUTANTS = [
     ),
     # composition
     ("weights.append(w * w2 * overlap)", "weights.append(w * w2)", "a product's weights without the overlap", PRODUCT),
+    (
+        "middle, edges = points - step_size / 2 * slope(points)",
+        "middle, edges = points - step_size * slope(points)",
+        "a chain's law at half the temperature",
+        CHAIN_LAW,
+    ),
+    (
+        "second = (torch.special.ndtr((edges - m[:, None]) / h).diff() for m in middle.T)",
+        "second = (torch.special.ndtr((edges - m[:, None]) / h).diff() for m in middle.T.flip(0))",
+        "a law with its axes exchanged",
+        CHAIN_LAW,
+    ),
+    (
+        "bias = cell_distance(exact_chain_cells(slope, step_size, n_steps), share)",
+        "bias = cell_distance(exact_chain_cells(slope, step_size, 2), share)",
+        "a tolerance that excuses chains which are too short",
+        "test_chains_on_the_sum_are_as_near_to_the_product_as_exact_samples",
+    ),
+    (
+        "mean_and_sem(np.subtract(found.chains, found.exact_samples))[1], len(found.chains))",
+        "mean_and_sem(found.first_alone)[1], len(found.chains))",
+        "a tolerance of something else",
+        CLAIMS,
+    ),
+    (
+        'list(found.chain.values()), "kx"',
+        'list(found.exact.values()), "kx"',
+        "a chain's time drawn where the equation's is",
+        "test_a_rare_events_figure_shows_the_chains_exact_times",
+    ),
     (
         "return or_energy(left(x) + z1, right_(x) + z2)",
         "return or_energy(left(x) - z1, right_(x) - z2)",
