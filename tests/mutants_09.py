@@ -10,6 +10,7 @@ OUTSIDE = "test_every_score_is_higher_outside"
 LEFT_OUT = "test_a_left_out_digit_is_never_seen_and_scored_by_the_network_that_missed_it"
 MMSE = "test_the_mmse_is_the_mean_posterior_variance"
 DENOISER = "test_the_energys_denoiser_is_exact_where_the_energy_is_of_noisy_gaussian_data"
+HALF = "test_the_average_leaves_out_the_first_half_of_a_chain_and_ends_with_its_end"
 CLASSICAL = "test_classical_denoisers_have_their_closed_forms"
 TWO_PIXELS = "test_the_two_pixel_chains_have_the_law_and_the_coverage_that_theory_says"
 COVERAGE = "test_the_exact_coverage_is_what_direct_draws_cover"
@@ -20,6 +21,8 @@ SMOOTHED = "test_a_smoothed_linear_rules_radius_is_the_distance_and_the_certifie
 JEM = "test_jems_energy_is_minus_logsumexp_and_low_on_data"
 ORDER = "test_the_order_of_attacks_is_judged_by_paired_errors"
 PRODUCT = "test_the_product_of_mixtures_is_the_normalised_product_of_their_densities"
+CHAIN_LAW = "test_a_chains_law_on_the_cells_is_the_normal_one_of_a_linear_chain"
+CLAIMS = "test_sections_inpainting_composition_and_beyond_record_claims_beside_exact_values"
 OR = "test_or_mixes_in_proportion_to_z_until_it_is_repaired"
 NOT = "test_not_has_a_density_up_to_its_limit_and_the_chains_the_mean_square_of_theory"
 ADDED = "test_energies_are_added_averaged_or_divided"
@@ -130,6 +133,12 @@ MUTANTS = [
         "a bandwidth chosen on the images it was fitted to",
         "test_settings_are_chosen_on_images_that_were_not_learnt_from",
     ),
+    (
+        "return squared_distances(x, x_train).amin(1).sqrt()",
+        "return squared_distances(x, x_train).mean(1).sqrt()",
+        "a distance to all in place of the nearest",
+        "test_kernel_density_and_neighbours_are_scikit_learns",
+    ),
     # denoising
     (
         "return (y + s**2 * score).detach()",
@@ -153,6 +162,24 @@ MUTANTS = [
         DENOISER,
     ),
     ("return z - level**2 * energy.slope", "return z - level * energy.slope", "a step of s in place of s squared", DENOISER),
+    (
+        "total, n_kept = total + clean.mean(0), n_kept + 1",
+        "total, n_kept = clean.mean(0), 1",
+        "chains of which only the ends are averaged",
+        DENOISER,
+    ),
+    (
+        "range(n, n // 2, -KEPT_EVERY)[::-1]",
+        "range(n, 0, -KEPT_EVERY)[::-1]",
+        "an average over the way from the noisy image",
+        HALF,
+    ),
+    (
+        "return total / n_kept, clean[0]",
+        "return total / n_kept, total / n_kept",
+        "a mean that is called one chain",
+        DENOISER,
+    ),
     ("return means + bandwidth**2 / wide * (y - means)", "return means", "a kernel density without its kernel", CLASSICAL),
     (
         "gx[:, :-1], gy[:, :, :-1] = u.diff(dim=1), u.diff(dim=2)",
@@ -207,8 +234,8 @@ MUTANTS = [
     ("way = slope.sign() if norm", "way = -slope.sign() if norm", "an attack that helps", WORST),
     ("return delta.clamp(-size, size)", "return delta.clamp(-size / 2, size / 2)", "an attack of half its size", WORST),
     (
-        "higher = loss > highest",
-        "higher = torch.ones_like(loss, dtype=torch.bool)",
+        "return highest(torch.cat(points), torch.cat(losses))[0]",
+        "return torch.cat(points)[-1]",
         "the last point in place of the worst",
         "test_the_attack_keeps_the_highest_loss_that_it_saw",
     ),
@@ -239,19 +266,67 @@ MUTANTS = [
         JEM,
     ),
     (
-        "mean, sem = mean_and_sem(row[strong] - row[weak])",
-        "mean, sem = mean_and_sem(row[weak] - row[strong])",
+        "mean, sem = mean_and_sem(strong - weak)",
+        "mean, sem = mean_and_sem(weak - strong)",
         "the order of attacks reversed",
         ORDER,
     ),
     (
-        "return torch.where((first > second)[:, None], *found)",
-        "return torch.where((first < second)[:, None], *found)",
+        "if strong is not weak]",
+        "if True]",
+        "an order allowed more for comparing an attack with itself",
+        ORDER,
+    ),
+    (
+        "return highest(found, margins)[0]",
+        "return highest(found, -margins)[0]",
         "the weaker of two attacks",
         "test_the_worst_point_is_within_two_grey_levels_and_takes_the_larger_margin",
     ),
+    (
+        "N_KEPT, N_JUDGED = 3, 8",
+        "N_KEPT, N_JUDGED = 3, 1",
+        "a point that is the worst by luck",
+        "test_a_point_whose_loss_was_high_by_luck_is_not_the_worst",
+    ),
+    (
+        "found[name] = {kind: judged.get(kind, full) for kind in ATTACKS}",
+        "found[name] = {kind: judged.get(kind, full).clone() for kind in ATTACKS}",
+        "one attack under two names counted as two",
+        "test_attacks_that_are_one_by_construction_share_one_judgement",
+    ),
     # composition
     ("weights.append(w * w2 * overlap)", "weights.append(w * w2)", "a product's weights without the overlap", PRODUCT),
+    (
+        "middle, edges = points - step_size / 2 * slope(points)",
+        "middle, edges = points - step_size * slope(points)",
+        "a chain's law at half the temperature",
+        CHAIN_LAW,
+    ),
+    (
+        "second = (torch.special.ndtr((edges - m[:, None]) / h).diff() for m in middle.T)",
+        "second = (torch.special.ndtr((edges - m[:, None]) / h).diff() for m in middle.T.flip(0))",
+        "a law with its axes exchanged",
+        CHAIN_LAW,
+    ),
+    (
+        "bias = cell_distance(exact_chain_cells(slope, step_size, n_steps), share)",
+        "bias = cell_distance(exact_chain_cells(slope, step_size, 2), share)",
+        "a tolerance that excuses chains which are too short",
+        "test_chains_on_the_sum_are_as_near_to_the_product_as_exact_samples",
+    ),
+    (
+        "mean_and_sem(np.subtract(found.chains, found.exact_samples))[1], len(found.chains))",
+        "mean_and_sem(found.first_alone)[1], len(found.chains))",
+        "a tolerance of something else",
+        CLAIMS,
+    ),
+    (
+        'list(found.chain.values()), "kx"',
+        'list(found.exact.values()), "kx"',
+        "a chain's time drawn where the equation's is",
+        "test_a_rare_events_figure_shows_the_chains_exact_times",
+    ),
     (
         "return or_energy(left(x) + z1, right_(x) + z2)",
         "return or_energy(left(x) - z1, right_(x) - z2)",
@@ -267,6 +342,18 @@ MUTANTS = [
         "torch.where(values > high, 0, torch.where(values < low, 1, -1))",
         "bold and thin exchanged",
         "test_attributes_are_measured_and_split_in_the_middle",
+    ),
+    (
+        "every = at_once(torch.cat([y[None], attributes_of(x, x)]))",
+        "every = at_once(torch.cat([y[None], clear_attributes(x)]))",
+        "a rival that learns from the clear images only",
+        "test_the_fourth_energy_learns_from_every_image_by_its_side_of_the_medians",
+    ),
+    (
+        "return (~torch.isin(at_once(asked), at_once(known)))",
+        "return (~torch.isin(at_once(known), at_once(asked)))",
+        "training images that nobody asks for",
+        "test_requests_are_uniform_and_chance_is_what_ignoring_them_gives",
     ),
     (
         "return (found == labels)[list(used)].all(0)",
