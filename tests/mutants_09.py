@@ -154,10 +154,15 @@ MUTANTS = [
         "samples that are all averaged away",
         "test_samples_cost_one_plus_one_over_k",
     ),
-    ("extra = s**2 - config.data_noise**2", "extra = s**2", "noise that is counted twice", DENOISER),
     (
-        "return energy.slope(z[None])[0] + (z - y) / extra",
-        "return energy.slope(z[None])[0] + 2 * (z - y) / extra",
+        "extra, n, done, z = s**2 - config.data_noise**2,",
+        "extra, n, done, z = s**2,",
+        "noise that is counted twice",
+        DENOISER,
+    ),
+    (
+        "return energy.slope(z[None])[0] + (z - start) / extra",
+        "return energy.slope(z[None])[0] + 2 * (z - start) / extra",
         "a factor 2 in the data term",
         DENOISER,
     ),
