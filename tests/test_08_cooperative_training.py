@@ -1208,7 +1208,7 @@ def test_section_amortised_compares_with_theory_and_a_perfect_sampler(monkeypatc
     assert run.metrics["with entropy: KL of shares (nats)"].against[1] == 24 / 10_000
     assert run.metrics["with entropy: share within 3 sd"].against[1] == m.theory_near()
     assert "25 modes" in run.said[0]
-    assert run.said[0].endswith("without it 1")
+    assert run.said[0].endswith("eighth of the updates, 1")
 
 
 def test_measured_linear_generators_reach_the_covariance_or_decay():
