@@ -1923,7 +1923,8 @@ def section_amortised(run):
     )
     alone, repaired, greedy = found.covered.values()
     run.say(
-        f"with the entropy {alone.n_modes} modes, their shares {alone.kl:.4f} nats off; without it, in an eighth of the updates, {greedy.n_modes}"
+        f"with the entropy {alone.n_modes} modes, their shares {alone.kl:.4f} nats off; "
+        f"without it, in an eighth of the updates, {greedy.n_modes}"
     )
     run.say(f"filaments hold {1 - alone.near:.3f} of the points, after 20 Langevin steps {1 - repaired.near:.3f}")
 
