@@ -1406,7 +1406,7 @@ def section_trainers(run):
 #
 # For onlookers eq. (7) is an identity: a kernel that keeps exp(-E_old) leaves E[w f(x)] = (Z_old/Z_start) E_old f, the new
 # weight changes Z_old into Z_new, resampling keeps the mean. So E[mean w] = Z/Z_start at any length and with any number of
-# chains (Jarzynski 1997; Del Moral 2004); the logarithm reads low by half the relative variance of mean w (Jensen). WeightedChains
+# chains (Jarzynski 1997; Del Moral 2004); the logarithm reads low by half the relative variance of mean w (Jensen). Chains
 # that learning has looked at lose the identity: the energy was raised *because* they were there.
 
 
