@@ -217,8 +217,8 @@ def draw_identity(found, variance):
         loss = theory_gaussian_loss(lam, variance, sign)
         axes[1].plot(lam, loss, color=colour, lw=2.5, label=rf"$\frac{{1}}{{2}}|\nabla E|^2${label}")
     axes[1].axvline(1 / variance, color="k", ls="--", label="truth, $1/s^2$")
-    axes[1].set(title="the wrong sign turns a Gaussian upside down", xlabel=r"precision $\lambda$", ylim=(-12, 20))
-    for ax, place in zip(axes, ("lower right", "upper center"), strict=True):
+    axes[1].set(title="the wrong sign turns a Gaussian upside down", xlabel=r"precision $\lambda$", ylim=(-12, 27))
+    for ax, place in zip(axes, ("upper left", "upper left"), strict=True):
         ax.set_ylabel("score matching loss")
         ax.legend(loc=place)
     return fig
@@ -560,7 +560,7 @@ def draw_noise(found):
     axes[1].errorbar(WIDTHS, rms, errors, fmt="s", color=GREEN, capsize=3, label="NCE, measured")
     axes[1].plot(WIDTHS, importance, "d", color="0.4", mfc="none", label="importance sampling, $E$ known")
     best = min(found, key=lambda width: found[width].rms)
-    axes[1].set(title=f"the constant is best with noise {best:g} times as wide", xlabel="noise width / data width")
+    axes[1].set(title=f"the constant is best with noise {best:g} x as wide", xlabel="noise width / data width")
     axes[1].set(ylabel=r"RMS error of $\log Z$ (nats)", xscale="log", yscale="log")
     for ax in axes:
         ax.legend(loc="upper center", fontsize=9)
@@ -1761,7 +1761,7 @@ def draw_blindness(learned, densities, axis, distances, price):
         colour, marker = SEEING[name]
         axes[0].plot(i + np.linspace(-0.2, 0.2, len(values)), to_numpy(values), marker, color=colour, alpha=0.7)
     axes[0].axhline(WEIGHT, color="k", ls="--", label=f"truth, {WEIGHT}")
-    axes[0].set_xticks(range(5), ["likeli-\nhood", "NCE", "score\nmatching", "noise\n0.1", "noise\nlevels"])
+    axes[0].set_xticks(range(5), ["likeli-\nhood", "NCE", "score\nmatching", "denoising,\nnoise 0.1", "noise\nlevels"])
     worst = max(learned, key=lambda name: (learned[name] - WEIGHT).square().mean())
     axes[0].set(title=f"furthest off: {worst}", ylabel="weight of the left mode", ylim=(-0.05, 1.2))
     x = to_numpy(axis)
