@@ -17,7 +17,7 @@ Schroeder et al. 2023), or do maximum likelihood after all:
 
 Run      python 06_score_matching.py                all sections, about 4 min on one CPU core
          python 06_score_matching.py --section trainers --show
-         python 06_score_matching.py --section trainers --n-steps 2400 --n-chain-steps 1440
+         python 06_score_matching.py --section trainers --n-steps 1800 --n-chain-steps 1080
 Writes   outputs/06_score_matching/*.png, trainers_langevin.gif and metrics.json
 Before   modules 01 and 05        Exercises  ex06_1 ... ex06_4, o4, o10, o12
 Sources  Hyvarinen (2005); Vincent (2011); Song et al. (2019); Gutmann & Hyvarinen (2010, 2012); Schroeder et al. (2023);
@@ -66,16 +66,16 @@ class Config:
     n_repeats: Annotated[int, "repeats of the estimates on Gaussians and of NCE; a 40th of efficiency's replications"] = 20
     n_samples: Annotated[int, "data points in each repeat; a quarter of the draws for log Z on the tables"] = 5000
     n_trained: Annotated[int, "networks of each trainer on each data set"] = 2
-    n_steps: Annotated[int, "optimiser steps of likelihood on a grid; the others get about as many seconds"] = 600
-    n_chain_steps: Annotated[int, "optimiser steps of maximum likelihood by Langevin chains"] = 360
+    n_steps: Annotated[int, "optimiser steps of likelihood on a grid; the others get about as many seconds"] = 450
+    n_chain_steps: Annotated[int, "optimiser steps of maximum likelihood by Langevin chains"] = 270
     n_chains: Annotated[int, "Markov chains of Langevin and HMC"] = 500
     batch_size: Annotated[int, "data points in a batch of the trainers"] = 200
     width: Annotated[int, "units in each of the three hidden layers"] = 64
     n_grid: Annotated[int, "grid cells on an edge where densities are integrated"] = 240
     n_order_steps: Annotated[int, "optimiser steps where the orders of weighing, moving and updating are compared"] = 250
-    n_wide_steps: Annotated[int, "optimiser steps in 2 to 128 dimensions, times each trainer's share"] = 300
+    n_wide_steps: Annotated[int, "optimiser steps in 2 to 128 dimensions, times each trainer's share"] = 200
     n_seeds: Annotated[int, "networks for the orders, and for the blindness of score matching"] = 8
-    n_mode_steps: Annotated[int, "optimiser steps of each of the blind ones"] = 600
+    n_mode_steps: Annotated[int, "optimiser steps of each of the blind ones"] = 500
     n_table_steps: Annotated[int, "optimiser steps on the tables"] = 400
     threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
 
@@ -106,14 +106,11 @@ def tolerance(sem, n, n_compared=1):
 
 # %% 1. Hyvarinen's identity
 # Open the square in eq. (1). Its middle term holds the data's score, which nobody knows; integrate it by parts:
-#
 #     E_p[∇ log p · ∇E] = ∫ p (∇p/p) · ∇E = ∫ ∇p · ∇E
 #                       = [p ∇E]_boundary - ∫ p ΔE.
-#
 # Where p dies out at the boundary the bracket is 0, and what is left is eq. (2): minus the Laplacian, and no factor 2.
 # Two signs to hold on to. On a Gaussian of variance s² with E = λ x²/2 eq. (2) reads ½ λ² s² - λ, least at λ = 1/s², the
 # truth. The published slip "½|∇E|² + 2 ΔE" is least at λ = -2/s²: an energy turned upside down, with a falling loss.
-#
 # The bracket matters where data have an edge. For p uniform on [-1, 1] it is ½(E'(1) - E'(-1)): eq. (2) then rewards an
 # energy that bends up at the edges, without end. Score matching needs a smooth density; blur the data a little first.
 
@@ -218,9 +215,9 @@ def draw_identity(found, variance):
         axes[1].plot(lam, loss, color=colour, lw=2.5, label=rf"$\frac{{1}}{{2}}|\nabla E|^2${label}")
     axes[1].axvline(1 / variance, color="k", ls="--", label="truth, $1/s^2$")
     axes[1].set(title="the wrong sign turns a Gaussian upside down", xlabel=r"precision $\lambda$", ylim=(-12, 27))
-    for ax, place in zip(axes, ("upper left", "upper left"), strict=True):
+    for ax in axes:
         ax.set_ylabel("score matching loss")
-        ax.legend(loc=place)
+        ax.legend(loc="upper left")
     return fig
 
 
@@ -243,17 +240,12 @@ def section_identity(run):
 # %% 2. The objectives and their price
 # On N(0, s² I) with E = λ|x|²/2 every objective is a parabola in λ, so three values give its minimum. Exact and sliced
 # find the variance 1/λ = s². Denoising does not, and should not. Put the optimal score of the noisy data into eq. (4):
-#
 #     ∇E(x̃) = E[n | x̃]/σ = -∇ log p_σ(x̃)        p_σ = p * N(0, σ² I), the blurred data (Tweedie's formula),
-#
 # so it learns variance s² + σ²: a bias that falls as σ², while the variance of its target n/σ grows as 1/σ².
-#
 # The Laplacian costs d backward passes, a projection one. What does the projection pay? With g = ∇E, H its Hessian,
 # and v ~ N(0, I), a quadratic form vᵀBv has mean tr B and variance 2|B|² (Frobenius; B symmetric):
-#
 #     reduced    ½|g|² - vᵀHv             variance 2 |H|²               ~ d,
 #     plain      vᵀ(½ g gᵀ - H) v         variance 2 |½ g gᵀ - H|²      ~ d², since |g|⁴ ~ d².
-#
 # So the reduced form's noise per sample rises as √d against a loss of order d: in relative terms it is *better* in high d;
 # the plain form gains nothing.
 
@@ -410,12 +402,9 @@ def section_objectives(run):
 # Tell n data from νn samples of a density q that is known *with* its normaliser. The best classifier's log odds are
 # log p(x) - log(ν q(x)): plug in log p = -E(x) - c, train it by logistic regression, and the constant c is learned like
 # any other weight; where E + c ends, c = log Z. With E linear in its parameters the loss is convex: Newton's method.
-#
 # The price is known too (Gutmann & Hyvarinen 2012, theorem 3): with features g = (∇_θ E, 1) and the classifier's
 # posterior of "noise", P = ν q/(p + ν q),
-#
 #     n · cov -> A⁻¹ - (1 + 1/ν) A⁻¹ b bᵀ A⁻¹,        A = ∫ P p g gᵀ,    b = ∫ P p g.
-#
 # Where q is much wider than p, data fall where P ~ 0: the classifier wins without learning (too wide). Where q is
 # narrower, the tails of p see no noise to be told from (too narrow). At both ends A is small or nearly singular.
 # Near its end log p(θ) is quadratic, so the mean of KL(p || fitted) is ½ tr(I cov), I the Fisher information.
@@ -591,20 +580,16 @@ def section_nce(run):
 
 # %% 4. One network, every trainer
 # The plain version first, to copy. Any energy with parameters will do; each objective is a loss of a few lines on points:
-#
 #     score matching      ½|∇E|² - ΔE on data (a little blurred, for data with edges)
 #     sliced              the same, with one random projection for the Laplacian
 #     denoising           ½|σ∇E(x̃) - n|² on noisy data
 #     noise-contrastive   logistic regression of data against noise of known density; E learns its own log Z
 #     likelihood          E(data) - E(model's samples), whose gradient is minus eq. (5): the samples come from chains
 #     energy discrepancy  the one in between, below; no chains, no scores.
-#
 # Energy discrepancy (Schroeder et al. 2023) blurs a datum, x -> y = x + σ n, and asks how much more likely x is than other
 # points x' that could have been blurred to the same y. Bayes' rule with the model as the prior gives their distribution,
 # p(x'|y) ~ exp(-E(x')) N(y; x', σ² I), and Z has cancelled. Draw M rivals x'_j = y + σ n'_j; the loss is
-#
 #     E_p log( w/M + (1/M) Σ_j exp(E(x) - E(x'_j)) ),        w = 1 keeps the logarithm tame.                        (6)
-#
 # For σ -> 0 it becomes score matching, for σ -> ∞ likelihood (their theorem 1), whose sight of far modes it thus shares.
 
 
@@ -652,9 +637,7 @@ def plain_fit(parameters, loss, n_steps, rate):
 # Now the same, fast. E(x) = |x|²/(2 s₀²) + MLP(x), the MLP's last layer zero at first and its constant chosen so that Z = 1:
 # training starts at exactly N(0, s₀² I), a density that can be sampled. For a layer z = h W + b, h' = silu(z), and a signal
 # g = ∂(Σ_i a_i E_i)/∂h' coming back,
-#
 #     ∂/∂z = g · silu'(z),    ∂/∂W = hᵀ ∂/∂z,    ∂/∂b = Σ ∂/∂z,    ∂/∂h = ∂/∂z Wᵀ.
-#
 # With every a_i = 1 it ends in ∇ₓE; multiplied by a_i row by row, the same signals give Σ_i a_i ∇E(x_i) in the parameters.
 # That is the gradient of likelihood (by chains or on a grid), of NCE and of energy discrepancy: *they differ in the points
 # x_i and in the numbers a_i, and in nothing else*. Only the losses of a score need a graph of second derivatives.
@@ -920,13 +903,10 @@ def jittered_grid(n_cells, device):
 # and it is long. Energy is then pushed up where the model has been, not where it is; it overshoots, and swings. A small
 # learning rate keeps the swings small and learns slowly. Jarzynski (1997): let the chains carry weights. When E_old
 # becomes E_new, give each chain
-#
 #     log w <- log w + E_old(x) - E_new(x)          then move x by a kernel that keeps exp(-E_new).                   (7)
-#
 # Then Σ w f(x)/Σ w estimates E_model f *without any crossing* (module 01's AIS, with learning as the annealing path), and
 # mean w estimates Z/Z_start, for chains that the learning does not depend on. When the effective sample size falls below
 # half, resample in proportion to w, and set w = 1 (Carbone et al. 2023 train images so).
-#
 # One detail matters with few chains: in which order to weigh, move and update. The update raises E at exactly the points
 # where the negative phase was taken: measure the weight there and every chain seems too high. So take the gradient first,
 # *then move* the chains under the old energy, then change the parameters and weigh. The gradient then knows the points at
@@ -1145,17 +1125,15 @@ class TunedTrainer(NamedTuple):
 
 SECOND = "2nd derivatives"
 TRAINERS = {
-    "likelihood on a grid": TunedTrainer("Z on a grid", (BLUE, "o", "-"), 1.0, 1e-2, 0.0, grid_phases),
+    "likelihood on a grid": TunedTrainer("Z on a grid", (BLUE, "o", "-"), 1.0, 3e-2, 0.0, grid_phases),
     "NCE": TunedTrainer("a noise density", (GREEN, "s", "-"), 0.9, 1e-2, BOX, uniform_noise_phases),
-    "energy discrepancy": TunedTrainer("a blur", (PURPLE, "D", "-"), 0.9, 5e-3, 1.0, discrepancy_phases),
+    "energy discrepancy": TunedTrainer("a blur", (PURPLE, "D", "-"), 0.9, 3e-2, 1.0, discrepancy_phases),
     "Langevin, weighted": TunedTrainer("chains, weights", (BROWN, "^", "-"), 1.0, 1e-2, chains=ByChains()),
     "HMC, weighted": TunedTrainer("chains, weights", (OLIVE, "v", "-"), 1.3, 1e-2, chains=ByChains(hmc_step, 1, 0.65)),
     "Langevin, plain": TunedTrainer("chains", (BROWN, "^", ":"), 1.0, 1e-3, chains=ByChains(weighted=False)),
     "denoising, falling": TunedTrainer("noise levels", (RED, "o", "-"), 0.8, 1e-2, 0.05, falling_denoising_phases, True),
-    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 2.2, 4e-3, 0.2, denoising_phases, True),
-    "score matching, falling": TunedTrainer(
-        SECOND, (ORANGE, "P", "-"), 0.4, 1e-2, 0.05, with_falling(matching_phases), True
-    ),
+    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 2.2, 3e-3, 0.2, denoising_phases, True),
+    "score matching, falling": TunedTrainer(SECOND, (ORANGE, "P", "-"), 0.4, 3e-3, 0.1, with_falling(matching_phases), True),
     "score matching, one blur": TunedTrainer(SECOND, (ORANGE, "P", ":"), 0.4, 3e-3, 0.1, matching_phases, True),
     "sliced, falling": TunedTrainer(SECOND, (CYAN, "X", "-"), 0.6, 3e-3, 0.1, with_falling(sliced_phases), True),
 }
@@ -1399,11 +1377,9 @@ def section_trainers(run):
 
 # %% 4d. In which order: weigh, move, update
 # How good is log Z from the chains' weights? Three answers, each beside the grid's log Z of the same final network:
-#
 #     move first      gradient, move, update, weigh: the order above,
 #     update first    move, gradient, update, weigh: the weight is taken where the gradient was,
 #     onlookers       chains that follow the same path of networks, and had no say in it.
-#
 # For onlookers eq. (7) is an identity: a kernel that keeps exp(-E_old) leaves E[w f(x)] = (Z_old/Z_start) E_old f, the new
 # weight changes Z_old into Z_new, resampling keeps the mean. So E[mean w] = Z/Z_start at any length and with any number of
 # chains (Jarzynski 1997; Del Moral 2004); the logarithm reads low by half the relative variance of mean w (Jensen). Chains
@@ -1492,7 +1468,6 @@ def section_order(run):
 # and the start, with its effective sample size: a number of nats is given only where that is 10 % at least. Beside it
 # stands the error of the score, E_p|∇ log p + ∇E|²/E_p|∇ log p|², which needs no Z: a Gaussian with the data's mean and
 # variances has it too. What should give out, and why:
-#
 #     score matching   the Laplacian costs d backward passes: for its price in time it gets 4/(d + 2) of the steps,
 #     NCE              KL(data || noise) grows as d, and a classifier that always wins learns nothing,
 #     weighted chains  one update changes log w by Σ over parameters: its variance grows, the effective sample falls,
@@ -1655,15 +1630,11 @@ def section_dimensions(run):
 # Two modes, weights w and 1 - w. Near either mode the other contributes nothing, and ∇ log p is that of one Gaussian,
 # *whatever w*. Only between them does the score know w, and there p ~ 0: nobody is there to report. A wrong weight w'
 # costs the likelihood
-#
 #     KL -> w log(w/w') + (1 - w) log((1 - w)/(1 - w'))        for modes at ±m far apart: a constant.
-#
 # What does it cost the score? With r the posterior of the right mode, the scores differ by (2m/s²)(r_w - r_w'), and r has
 # log odds 2mx/s² - log(w/(1 - w)). Put u = 2mx/s². The density is w φ_s(x + m)(1 + e^u (1 - w)/w), φ_s(x + m) contains
 # exp(-m²/2s²) exp(-u/2) exp(-x²/2s²), and x²/2s² = u² s²/8m² is small where modes are far apart. So
-#
 #     Fisher -> exp(-m²/2s²) · (m/s³)(w/√(2π)) ∫ (e^{-u/2} + e^{u/2}(1 - w)/w) (r_w - r_w')² e^{-u² s²/8m²} du.        (8)
-#
 # An exponential in the squared distance. So score matching, and denoising with small σ, fit each mode well and leave the
 # weights to chance; likelihood and NCE compare heights and see them. Large noise joins the modes, and there the score
 # knows w. Learn all levels at once, E(x, log σ), and let Langevin dynamics descend through them (Song & Ermon 2019): the
@@ -1803,13 +1774,9 @@ def section_blindness(run):
 # %% 6. Efficiency
 # With n samples maximum likelihood has variance 1/(n I), I the Fisher information; asymptotically nothing regular does
 # better. An estimator that minimises Σ ρ(x_i; θ) has, with ψ = ∂ρ/∂θ, the sandwich variance (Godambe 1960)
-#
 #     n var -> E[ψ²] / E[∂ψ/∂θ]²,            for likelihood E[ψ²] = E[∂ψ/∂θ] = I.
-#
 # Take E = θ|x|^a/a, from peaked (a < 2) to box-like (a > 2). Maximum likelihood: θ = 1/mean|x|^a. Score matching:
-#
 #     ρ = ½ θ²|x|^(2a-2) - θ(a-1)|x|^(a-2),          θ = (a-1) mean|x|^(a-2) / mean|x|^(2a-2).
-#
 # At a = 2, a Gaussian's precision, they are the same estimator. At a = 4 score matching leans on sixth powers, and needs
 # more data for the same error. And for the weight of two separated modes, section 5, it needs exponentially more.
 # Koehler, Heckett & Risteski (2023) tie the price to isoperimetry: score matching is inefficient for just those densities,
@@ -1904,7 +1871,6 @@ def section_efficiency(run):
 # the training fold's mean and (shrunk) covariance; then one Gaussian is E = |z|²/2, where every energy below begins.
 # The networks of all folds train side by side. Beyond two dimensions Z needs sampling: importance sampling from the
 # fold's own Gaussian, Z = mean exp(-E)/q, with its effective sample size beside it.
-#
 # Beside the energies stand mixtures of one to six Gaussians, their number by BIC. On wine, three cultivars, the one with
 # a shared covariance wins; on cancer the diagonal one, which beats one Gaussian in all five folds. So compare fold by
 # fold, for the folds differ more than the methods; and take the errors over folds as optimistic, for folds share data.

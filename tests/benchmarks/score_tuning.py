@@ -20,8 +20,9 @@ from conftest import load
 m = load("06")
 CONFIG, SEED = replace(m.Config(), n_trained=1), 1000
 RATES = (3e-3, 1e-2, 3e-2)
-OTHER_RATES = {"likelihood on a grid": (1e-2, 3e-2, 1e-1), "Langevin, plain": (3e-4, 1e-3, 3e-3)}
-OTHER_RATES |= {"denoising, one noise": (1e-3, 3e-3, 1e-2)}
+OTHER_RATES = {"likelihood on a grid": (1e-2, 3e-2, 1e-1), "energy discrepancy": (1e-2, 3e-2, 1e-1)}
+OTHER_RATES |= {"Langevin, plain": (3e-4, 1e-3, 3e-3), "denoising, one noise": (1e-3, 3e-3, 1e-2)}
+OTHER_RATES |= {name: (1e-3, 3e-3, 1e-2) for name in m.TRAINERS if name.startswith(("score", "sliced"))}
 NOISES = {  # of those that have a choice
     "energy discrepancy": (0.5, 1.0, 2.0),
     "denoising, falling": (0.05, 0.1),
