@@ -1539,12 +1539,12 @@ def gaussian_noise_phases(networks, x, noise, progress):
 
 
 WIDE = {  # as TRAINERS; share is of n_wide_steps
-    "NCE": TunedTrainer("a noise density", (GREEN, "s", "-"), 2.0, 1e-2, 1.1, gaussian_noise_phases),
-    "energy discrepancy": TunedTrainer("a blur", (PURPLE, "D", "-"), 2.0, 1e-2, 0.5, discrepancy_phases),
-    "Langevin, weighted": TunedTrainer("chains, weights", (BROWN, "^", "-"), 1.2, 3e-3, chains=ByChains(n_moves=2)),
-    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 1.2, 1e-2, 0.2, denoising_phases, True),
-    "score matching": TunedTrainer(SECOND, (ORANGE, "P", ":"), 0.6, 1e-2, 0.0, matching_phases, True),
-    "sliced": TunedTrainer(SECOND, (CYAN, "X", ":"), 0.8, 1e-2, 0.0, sliced_phases, True),
+    "NCE": TunedTrainer("a noise density", (GREEN, "s", "-"), 2.0, 3e-2, 1.1, gaussian_noise_phases),
+    "energy discrepancy": TunedTrainer("a blur", (PURPLE, "D", "-"), 2.0, 3e-2, 0.25, discrepancy_phases),
+    "Langevin, weighted": TunedTrainer("chains, weights", (BROWN, "^", "-"), 1.2, 3e-2, chains=ByChains(n_moves=2)),
+    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 1.2, 3e-2, 0.1, denoising_phases, True),
+    "score matching": TunedTrainer(SECOND, (ORANGE, "P", ":"), 0.6, 3e-2, 0.0, matching_phases, True),
+    "sliced": TunedTrainer(SECOND, (CYAN, "X", ":"), 0.8, 3e-2, 0.0, sliced_phases, True),
 }
 DIMENSIONS = (2, 8, 32, 128)
 

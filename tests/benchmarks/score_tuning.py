@@ -29,7 +29,8 @@ NOISES = {  # of those that have a choice
     "denoising, one noise": (0.1, 0.2, 0.4),
     "score matching, one blur": (0.1, 0.2),
 }
-WIDE_NOISES = {"energy discrepancy": (0.25, 0.5), "denoising, one noise": (0.1, 0.2)}
+WIDE_RATES = (1e-2, 3e-2, 1e-1)
+WIDE_NOISES = {"energy discrepancy": (0.1, 0.25, 0.5), "denoising, one noise": (0.1, 0.2)}
 
 
 def plane_loss(name, trainer):
@@ -59,7 +60,7 @@ def tune(part, trainers, loss, noises, only):
             continue
         results = {}
         for rate, noise in itertools.product(
-            OTHER_RATES.get(name, RATES) if part == "plane" else RATES, noises.get(name, (trainer.noise,))
+            OTHER_RATES.get(name, RATES) if part == "plane" else WIDE_RATES, noises.get(name, (trainer.noise,))
         ):
             torch.manual_seed(SEED)
             try:
