@@ -590,7 +590,7 @@ def section_nce(run):
 # points x' that could have been blurred to the same y. Bayes' rule with the model as the prior gives their distribution,
 # p(x'|y) ~ exp(-E(x')) N(y; x', σ² I), and Z has cancelled. Draw M rivals x'_j = y + σ n'_j; the loss is
 #     E_p log( w/M + (1/M) Σ_j exp(E(x) - E(x'_j)) ),        w = 1 keeps the logarithm tame.                        (6)
-# For σ -> 0 it becomes score matching, for σ -> ∞ likelihood (their theorem 1), whose sight of far modes it thus shares.
+# For σ -> 0 it becomes score matching, for σ -> ∞ likelihood (they prove both), whose sight of far modes it then shares.
 
 
 def nce_loss(energy, x, noise, noise_log_p):
@@ -1228,6 +1228,16 @@ def train_and_score(name, config, budget, device):
     return Trained(*by_set[:2], {key: each[0] for key, each in by_set[3].items()}, off, seconds, watch)
 
 
+def watch_hasty_chains(config, device):
+    """The Watch of plain chains that learn at the weighted ones' rate, on 8 Gaussians: what a low rate saves them from."""
+    trainer, data = TRAINERS["Langevin, plain"]._replace(rate=TRAINERS["Langevin, weighted"].rate), toy_sets(device)
+    sets, n_steps = [data["8 Gaussians"]] * config.n_trained, steps_of(trainer, config)
+    watch = Watch(sets[0], len(sets), max(n_steps // 36, 1))
+    networks = Networks(len(sets), 2, config.width, 3, START_STD, device)
+    train_by("Langevin, hasty", trainer, networks, sets, config, n_steps, watch)
+    return watch
+
+
 def compare_trainers(config, device):
     """{trainer: [Trained at each of BUDGETS]}."""
     return {name: [train_and_score(name, config, budget, device) for budget in BUDGETS] for name in TRAINERS}
@@ -1246,7 +1256,8 @@ def draw_gaps(found):
             style |= {"fillstyle": "full" if line == "-" else "none", "label": f"{name} ({TRAINERS[name].needs})"}
             ax.errorbar([run.seconds for run in runs], gaps[:, 0], errors, **style)
         least = found[best][-1].gap[key].mean()
-        ax.set(title=f"{key}: least by\n{best}, {least:.3f} nats", xlabel="seconds a network", xscale="log", yscale="log")
+        ax.set(title=f"{key}: least by\n{best}, {least:.3f} nats", xlabel="seconds a network", yscale="log")
+        ax.set_xlim(left=0)
     axes[0].set(ylabel="gap to the data (nats)")
     handles = axes[0].get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncols=3, title="trainer (what it needs beside data)")
@@ -1283,21 +1294,22 @@ def draw_gallery(found, key="2 spirals"):
     return fig
 
 
-def draw_chains(found):
+def draw_chains(watches):
     """On the way, 8 Gaussians: the gap, and how far the chains' shares of the modes are behind the model's."""
-    fig, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    for name in ("Langevin, weighted", "HMC, weighted", "Langevin, plain"):
-        watch, (colour, _, line) = found[name][-1].watch, TRAINERS[name].style
+    fig, axes = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
+    styles = {name: TRAINERS[name].style for name in watches if name in TRAINERS} | {"Langevin, hasty": ("k", "", ":")}
+    for name, watch in watches.items():
+        colour, _, line = styles[name]
         steps = np.array(watch.steps) / max(watch.steps[-1], 1)
         for ax, values in zip(axes, (watch.gap, watch.behind), strict=True):
             values = np.array(values)
-            ax.plot(steps, values.mean(1), line, color=colour, lw=2.5, label=name)
+            ax.plot(steps, values.mean(1), line, color=colour, lw=2.5, label=name if ax is axes[0] else None)
             ax.fill_between(steps, values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
-    axes[1].plot(steps, np.mean(watch.scatter, 1), "k--", label="as many independent points")
+    axes[1].plot(steps, np.mean(watch.scatter, 1), "--", color="0.5", lw=2, label="as many independent points")
     axes[0].set(yscale="log", xlabel="share of the updates", ylabel="gap (nats)", title="8 Gaussians: what is learned")
     axes[1].set(yscale="log", xlabel="share of the updates", ylabel="modes' shares, chains off model")
     axes[1].set_title("and how far the chains are behind")
-    axes[1].legend(loc="upper right")
+    fig.legend(loc="outside lower center", ncols=5)
     return fig
 
 
@@ -1332,14 +1344,17 @@ def record_trainers(run, found):
     run.metric("gap on fresh points less the grid's (nats)", mean, sem, ("the same integral", 0), within)
 
 
-def record_chains(run, found):
-    """What holds the chains back, on 8 Gaussians: their shares of the modes against the model's."""
-    for name, runs in found.items():
-        if runs[-1].watch:
-            late = slice(len(runs[-1].watch.steps) // 2, None)  # the second half of the updates
-            behind, scatter = (np.array(each)[late].mean(0) for each in (runs[-1].watch.behind, runs[-1].watch.scatter))
-            against = ("as many independent points", scatter.mean())
-            run.metric(f"{name}: chains' shares off", *mean_and_sem(behind), against=against)
+def record_chains(run, watches):
+    """What holds chains back, on 8 Gaussians: their shares of the modes against the model's, in the second half."""
+    for name, watch in watches.items():
+        late = slice(len(watch.steps) // 2, None)
+        behind, scatter = (np.array(each)[late].mean(0) for each in (watch.behind, watch.scatter))
+        run.metric(f"{name}: shares off", *mean_and_sem(behind), against=("as many independent points", scatter.mean()))
+        run.metric(f"{name}: last gap (nats)", *mean_and_sem(watch.gap[-1]), against=("the data", 0))
+    hasty, plain = (np.array(watches[f"Langevin, {kind}"].behind)[-1].mean() for kind in ("hasty", "plain"))
+    word = "nearer to" if plain < hasty else "no nearer to"
+    run.say(f"plain chains end {plain:.2f} behind the model at their own rate, {hasty:.2f} at the weighted ones': "
+            f"slow learning keeps them {word} it")  # fmt: skip
 
 
 def decided_by_gaps(found):
@@ -1366,10 +1381,12 @@ def section_trainers(run):
         sys.exit("trainers needs --n-grid 12 at least: on a coarser grid no cell would lie in a square")
     found = compare_trainers(run.config, run.device)
     record_trainers(run, found)
-    record_chains(run, found)
+    watches = {name: runs[-1].watch for name, runs in found.items() if runs[-1].watch}
+    watches["Langevin, hasty"] = watch_hasty_chains(run.config, run.device)
+    record_chains(run, watches)
     run.figure(draw_gaps(found), "gaps")
     run.figure(draw_gallery(found), "gallery")
-    run.figure(draw_chains(found), "chains")
+    run.figure(draw_chains(watches), "chains")
     save_gif(run, found["Langevin, weighted"][-1].watch.frames, "trainers_langevin.gif")
     for sentence in decided_by_gaps(found):
         run.say(sentence)
@@ -1467,11 +1484,11 @@ def section_order(run):
 # every d. There is no grid now. The gap needs log Z, by importance sampling from an even mixture of the data's own density
 # and the start, with its effective sample size: a number of nats is given only where that is 10 % at least. Beside it
 # stands the error of the score, E_p|∇ log p + ∇E|²/E_p|∇ log p|², which needs no Z: a Gaussian with the data's mean and
-# variances has it too. What should give out, and why:
-#     score matching   the Laplacian costs d backward passes: for its price in time it gets 4/(d + 2) of the steps,
-#     NCE              KL(data || noise) grows as d, and a classifier that always wins learns nothing,
-#     weighted chains  one update changes log w by Σ over parameters: its variance grows, the effective sample falls,
-#     energy discrepancy  a datum among rivals blurred by σ√d: the datum always wins, as in NCE.
+# variances has it too. What could give out, and why:
+#     score matching      the Laplacian costs d backward passes: to take as long it gets 4/(d + 2) of the steps,
+#     NCE                 KL(data || noise) grows as d, and a classifier that always wins learns nothing,
+#     energy discrepancy  the rivals are σ√(2d) away from a datum, which then always wins, as in NCE,
+#     weighted chains     an update moves E at all chains at once: log w varies more, the effective sample falls.
 
 
 def clusters(d, device):
@@ -1539,12 +1556,12 @@ def gaussian_noise_phases(networks, x, noise, progress):
 
 
 WIDE = {  # as TRAINERS; share is of n_wide_steps
-    "NCE": TunedTrainer("a noise density", (GREEN, "s", "-"), 2.0, 3e-2, 1.1, gaussian_noise_phases),
-    "energy discrepancy": TunedTrainer("a blur", (PURPLE, "D", "-"), 2.0, 3e-2, 0.25, discrepancy_phases),
-    "Langevin, weighted": TunedTrainer("chains, weights", (BROWN, "^", "-"), 1.2, 3e-2, chains=ByChains(n_moves=2)),
-    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 1.2, 3e-2, 0.1, denoising_phases, True),
+    "NCE": TunedTrainer("a noise density", (GREEN, "s", "-"), 1.3, 3e-2, 1.1, gaussian_noise_phases),
+    "energy discrepancy": TunedTrainer("a blur", (PURPLE, "D", "-"), 1.3, 3e-2, 0.25, discrepancy_phases),
+    "Langevin, weighted": TunedTrainer("chains, weights", (BROWN, "^", "-"), 0.8, 3e-2, chains=ByChains(n_moves=2)),
+    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 1.6, 3e-2, 0.1, denoising_phases, True),
     "score matching": TunedTrainer(SECOND, (ORANGE, "P", ":"), 0.6, 3e-2, 0.0, matching_phases, True),
-    "sliced": TunedTrainer(SECOND, (CYAN, "X", ":"), 0.8, 3e-2, 0.0, sliced_phases, True),
+    "sliced": TunedTrainer(SECOND, (CYAN, "X", ":"), 1.1, 3e-2, 0.0, sliced_phases, True),
 }
 DIMENSIONS = (2, 8, 32, 128)
 
@@ -1585,12 +1602,14 @@ def draw_dimensions(found):
             axes[2].plot(DIMENSIONS, [found[name, d][1] for d in DIMENSIONS], color=colour, marker=marker, ls=line, lw=2)
     lost = sum(not away.is_trusted for away, _ in found.values())
     axes[0].set(ylabel="gap to the data (nats)", title=f"gap; {lost} left out: Z rests on too few draws")
-    axes[1].set(ylabel="error of the score / its square", title="error of the score")
+    best = min(WIDE, key=lambda name: found[name, 128][0].score.mean())
+    axes[1].set(ylabel="mean squared error / mean square", title=f"error of the score; at d = 128 least by {best}")
     axes[2].set(ylabel="seconds a network", title="time")
     for ax in axes:
-        ax.set(xlabel="dimension d", xscale="log", yscale="log")
+        ax.set(xlabel="dimension d", xscale="log", yscale="linear" if ax is axes[2] else "log")
         ax.set_xticks(DIMENSIONS, [str(d) for d in DIMENSIONS])
-        ax.minorticks_off()
+        ax.xaxis.minorticks_off()
+    axes[2].set_ylim(bottom=0)
     fig.legend(loc="outside lower center", ncols=4)
     return fig
 
@@ -1611,6 +1630,19 @@ def record_dimensions(run, found):
             run.metric(f"{label}, time (s)", seconds)
 
 
+def reach(found):
+    """Up to which dimension each trainer halves the error of one Gaussian's score, the farthest first."""
+    upto = dict.fromkeys(WIDE, 0)
+    for name in WIDE:
+        for d in DIMENSIONS:  # from 2 on, without a gap
+            if found[name, d][0].score.mean() > found["one Gaussian", d][0].score.mean() / 2:
+                break
+            upto[name] = d
+    for d in sorted(set(upto.values()), reverse=True):
+        names = ", ".join(name for name in WIDE if upto[name] == d)
+        yield f"up to d = {d} {names}" if d else f"nowhere {names}"
+
+
 def section_dimensions(run):
     """The same in 2, 8, 32 and 128 dimensions: where derivatives, the noise density and the chains' weights give out."""
     found = compare_dimensions(run.config, run.device)
@@ -1622,8 +1654,9 @@ def section_dimensions(run):
         best, least = min(gaps, key=gaps.get, default=None), min(scores, key=scores.get)
         gap = f"least gap {gaps[best]:.2f} nats by {best}" if best else "no log Z can be trusted"
         lost = [name for name in WIDE if name not in gaps]
-        refused = f"; refused: {', '.join(lost)}" if best and lost else ""
+        refused = f"; no nats for {'; '.join(lost)}" if best and lost else ""
         run.say(f"d = {d}: {gap}; best score by {least} (error {scores[least]:.2g}){refused}")
+    run.say("half of one Gaussian's error of the score or less: " + "; ".join(reach(found)))
 
 
 # %% 5. Where score matching is blind

@@ -644,6 +644,18 @@ def test_no_gap_is_given_where_log_z_rests_on_few_draws():
     assert run.told["d = 2: sliced, score"][0] == pytest.approx(0.55)
 
 
+def test_reach_ends_where_a_trainer_first_keeps_more_than_half_the_error():
+    """The score's error of one Gaussian is 0.8; NCE is good to d = 8, sliced in 2 and again in 32, the others nowhere."""
+    errors = {"one Gaussian": [0.8] * 4, "NCE": [0.1, 0.3, 0.5, 0.7], "sliced": [0.2, 0.41, 0.1, 0.7]}
+    found = {
+        (name, d): (m.Away(*[None] * 4, torch.tensor([error, error])), 1.0)
+        for name in ("one Gaussian", *m.WIDE)
+        for d, error in zip(m.DIMENSIONS, errors.get(name, [0.6] * 4), strict=True)
+    }
+    others = ", ".join(name for name in m.WIDE if name not in errors)
+    assert list(m.reach(found)) == ["up to d = 8 NCE", "up to d = 2 sliced", f"nowhere {others}"]
+
+
 def test_the_exact_laplacian_pays_for_its_passes_in_steps():
     config = m.Config(n_wide_steps=1000)
     steps = {name: [m.wide_steps(trainer, d, config) for d in (2, 128)] for name, trainer in m.WIDE.items()}
@@ -705,14 +717,25 @@ def test_the_trainers_table_and_verdict_say_what_the_gaps_decide():
 
 
 def test_the_chains_lag_is_held_against_independent_points():
-    watch = m.Watch(None, 2, 1)
-    watch.steps, watch.behind = [0, 1, 2, 3], [np.array([9.0, 9.0])] * 2 + [np.array([0.1, 0.3]), np.array([0.3, 0.5])]
+    watch, run = m.Watch(None, 2, 1), Notes()
+    watch.steps, watch.gap = [0, 1, 2, 3], [np.array([5.0, 5.0])] * 3 + [np.array([1.0, 3.0])]
+    watch.behind = [np.array([9.0, 9.0])] * 2 + [np.array([0.1, 0.3]), np.array([0.3, 0.5])]
     watch.scatter = [np.array([9.0, 9.0])] * 2 + [np.array([0.1, 0.1])] * 2
-    run = Notes()
-    m.record_chains(run, {"NCE": [trained(1.0)], "HMC, weighted": [trained(1.0)._replace(watch=watch)]})
-    ((name, told),) = run.told.items()
-    assert name.startswith("HMC, weighted")
-    assert told[:3] == pytest.approx((0.3, 0.1, 0.1))
+    m.record_chains(run, {"Langevin, plain": watch, "Langevin, hasty": watch})
+    assert run.told["Langevin, plain: shares off"][:3] == pytest.approx((0.3, 0.1, 0.1))
+    assert run.told["Langevin, hasty: last gap (nats)"][:3] == pytest.approx((2.0, 1.0, 0))
+    assert "0.40 behind the model at their own rate, 0.40 at" in run.said[0]
+    assert "no nearer to" in run.said[0]
+
+
+def test_hasty_chains_are_plain_ones_at_the_rate_of_the_weighted(monkeypatch):
+    seen = []
+    monkeypatch.setattr(m, "train_by", lambda name, trainer, networks, sets, *rest: seen.append((trainer, sets)))
+    m.watch_hasty_chains(m.Config(**m.SMOKE), "cpu")
+    ((trainer, sets),) = seen
+    assert not trainer.chains.weighted
+    assert trainer.rate == m.TRAINERS["Langevin, weighted"].rate != m.TRAINERS["Langevin, plain"].rate
+    assert [len(data.centres) for data in sets] == [8, 8]
 
 
 def test_networks_side_by_side_are_scored_on_their_own_data(monkeypatch):
