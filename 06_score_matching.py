@@ -1040,7 +1040,7 @@ def train_by_chains(networks, sample, how, n_steps, n_chains, batch_size, rate, 
 # %% 4c. Which trainer do I take?
 # Every trainer below trains the same networks on the same data for about the same time on a CPU: the cheaper its step, the
 # more steps it gets (`share`). Its rate, and where it has one its noise, was chosen on validation points by a command that
-# treats all alike (tests/benchmarks/score_tuning.py). What it needs beside data stands in the last column. Score matching
+# treats all alike (tests/benchmarks/score_tuning.py). What it needs beside data stands first in its row. Score matching
 # and denoising appear twice, with one small noise as in their papers and with noise that falls from wide to narrow: the
 # wide noise joins the modes, and section 5 shows what the narrow one alone cannot see.
 
