@@ -1317,9 +1317,9 @@ def section_ais(run):
 #
 # So tune a sampler by its acceptance, but not towards 1. And the cost of a draw grows as d, d^(1/3), d^(1/4): that is why
 # slopes win in high dimension. To *rank* the three, look at the slower of x and x². One step keeps ρ = 1 - jump/(2d) of x
-# and nearly 1 - (1 - ρ)(1 + c) of x²; a quantity that keeps ρ a step has τ = (1 + ρ)/(1 - ρ). With c near 1, x² forgets
-# twice as *fast* as x: look at x. A trajectory of half a turn, c = -1, reverses x (its mean is learnt at once) and never
-# changes x².
+# and nearly 1 - (1 - ρ)(1 + c) of x², as if refusals fell independently of x (they cluster a little, where |x| is small);
+# a quantity that keeps ρ a step has τ = (1 + ρ)/(1 - ρ). With c near 1, x² forgets twice as *fast* as x: look at x. A
+# trajectory of half a turn, c = -1, reverses x (its mean is learnt at once) and never changes x².
 
 
 def standard_gaussian(x):
@@ -1370,7 +1370,7 @@ def exact_best_acceptance(name, d, angle=math.pi / 2):
 
 
 def theory_per_1000(d, c, b, effort=1):
-    """Effective draws per 1,000 evaluations for the slower of x and x²: nearly exact, as derived above."""
+    """Effective draws per 1,000 evaluations for the slower of x and x², if refusals fell independently of where x is."""
     change = exact_gaussian_jump(d, c, b) / 2
     return min(1000 * rate / (2 - rate) / effort for rate in (change, change * (1 + c)))
 
@@ -1398,21 +1398,32 @@ PUBLISHED_ACCEPTANCE = {"Metropolis": 0.234, "MALA": 0.574, "HMC": 0.651}
 GAUSSIAN_D = 400
 
 
-def run_on_gaussian(name, setting, n_chains, n_draws, d=GAUSSIAN_D, n_kept=8, device="cpu"):
-    """From exact draws: the first `n_kept` coordinates (n_chains, n_draws + 1, n_kept), and each chain's acceptance rate and
-    squared jump per coordinate (n_chains,)."""
+def run_on_gaussian(name, setting, n_chains, n_draws, thin=1, d=GAUSSIAN_D, n_kept=64, device="cpu"):
+    """From exact draws: every `thin`-th of some coordinates, which all follow the same law, (n_chains, n_kept, n_draws // thin);
+    and each chain's acceptance rate and squared jump per coordinate (n_chains,)."""
     step_size, n_leapfrog = setting
     extra = {"n_leapfrog": n_leapfrog} if name == "HMC" else {}
-    x, draws, jump = torch.randn(n_chains, d, device=device), [], 0.0
-    draws.append(x[:, :n_kept])
+    start = torch.randn(n_chains, d, device=device)
+    x, draws, jump, step = start, [], 0.0, 0
 
     def keep(new):
-        nonlocal x, jump
-        x, jump = new, jump + (new - x).square().mean(1).double() / n_draws
-        draws.append(x[:, :n_kept])
+        nonlocal x, jump, step
+        x, jump, step = new, jump + (new - x).square().mean(1).double() / n_draws, step + 1
+        if step % thin == 0:
+            draws.append(x[:, :n_kept])
 
-    _, rate = SAMPLERS[name](standard_gaussian, x, n_draws, step_size, keep=keep, **extra)
-    return torch.stack(draws, 1).double().cpu(), rate.double().cpu(), jump.cpu()
+    _, rate = SAMPLERS[name](standard_gaussian, start, n_draws, step_size, keep=keep, **extra)
+    return torch.stack(draws, 2).double().cpu(), rate.double().cpu(), jump.cpu()
+
+
+def per_1000_by_means(draws, effort):
+    """Effective draws of a unit Gaussian per 1,000 evaluations, the worse of x and x²: mean and standard error over chains of
+    draws (n_chains, n_kept, n). By definition τ = n Var(mean)/Var, and here means and variances are known."""
+    n = draws.shape[2]
+    tau_x = n * (draws.mean(2) ** 2).mean(1)
+    tau_square = n * ((draws**2).mean(2) - 1).square().mean(1) / 2  # x² has mean 1 and variance 2
+    tau, sem = max(mean_and_error(tau_x), mean_and_error(tau_square))
+    return 1000 / tau / effort, 1000 / tau / effort * sem / tau
 
 
 class Ranked(NamedTuple):
@@ -1424,13 +1435,12 @@ class Ranked(NamedTuple):
 
 
 def rank_by_draws(tuned, n_draws, n_chains=16, device="cpu"):
-    """{sampler: Ranked}, each at its best setting, with chains of 80 (Metropolis), 10 or 4 times n_draws."""
+    """{sampler: Ranked}, each at its best setting. Slow ones need longer chains, of which fewer draws are kept."""
     found = {}
-    for name, long in (("Metropolis", 80), ("MALA", 10), ("HMC", 4)):
+    for name, long, thin in (("Metropolis", 80, 20), ("MALA", 8, 1), ("HMC", 4, 1)):
         setting = tuned[name][:2]
-        draws, rates, jumps = run_on_gaussian(name, setting, n_chains, max(20, long * n_draws), device=device)
-        alike = draws.transpose(1, 2).flatten(0, 1)[..., None]  # all coordinates follow the same law: so many more chains
-        found[name] = Ranked(rates, jumps, per_1000(alike, setting[1]))
+        draws, *measured = run_on_gaussian(name, setting, n_chains, max(20 * thin, long * n_draws), thin, device=device)
+        found[name] = Ranked(*measured, per_1000_by_means(draws, setting[1] * thin))
     return found
 
 
