@@ -519,7 +519,7 @@ def mass_inside(energy, box, temperature, wide=(-4.0, 4.0, -3.0, 5.0), device="c
     return (log_p.exp().flatten() * inside).double().sum().item() * area
 
 
-SURFACE_BOX, SURFACE_TEMPERATURES = (-2.2, 1.6, -0.9, 2.6), (10.0, 30.0)
+SURFACE_BOX, SURFACE_TEMPERATURES = (-2.3, 1.7, -1.0, 2.7), (10.0, 30.0)
 
 
 def draw_gallery(points):
@@ -552,6 +552,7 @@ def draw_surfaces(inside):
         ax.plot_surface(x, y, z, cmap="magma" if t else "viridis", rcount=60, ccount=60)
         ax.set(xlabel="$x_1$", ylabel="$x_2$")
         ax.set_title(f"density at T = {t:g}; {inside[t]:.1%} of it is here" if t else "energy, cut at 100")
+        ax.locator_params(nbins=4)
         ax.view_init(40, -110)
     fig.suptitle("Mueller-Brown: cold, the deepest basin holds most; hot, the path between the basins fills")
     return fig
@@ -719,27 +720,27 @@ def draw_walk(walk, burn_in, gaps):
         axes[2].hist(draws, bins, density=True, color=colour, lw=2, label=f"{len(draws)} draws", **style)
     axes[2].plot(to_numpy(WELL_AXIS), to_numpy(walk.p) / dx, "k", label="exact density")
     axes[2].set(title="its histogram grows onto the density", xlabel="$x$", ylabel="density")
-    legend_below(axes[2], 3)
+    legend_below(axes[2], 2)
     return fig
 
 
 def animate_walk(run, path, p):
     """chain_walk.gif: the chain on its energy above, the histogram of all its draws so far below."""
-    n_frames, x, dx = run.config.n_frames, to_numpy(path), (WELL_AXIS[1] - WELL_AXIS[0]).item()
-    fig, (top, bottom) = plt.subplots(2, 1, figsize=(4.6, 5.0), layout="constrained", sharex=True)
-    top.plot(to_numpy(WELL_AXIS), to_numpy(double_well(WELL_AXIS[:, None])), "k")
-    (tail,), (dot,) = top.plot([], [], "-", color="0.6", lw=1), top.plot([], [], "o", color=COLOURS["Metropolis"], ms=9)
-    top.set(ylabel="energy", ylim=(-1, 12))
-    ends = np.unique(np.geomspace(1, len(x) - 1, n_frames).astype(int))
+    x, e, dx = to_numpy(path), to_numpy(double_well(path[:, None])), (WELL_AXIS[1] - WELL_AXIS[0]).item()
+    fig, (top, bottom) = plt.subplots(2, 1, figsize=(4.6, 5.0), sharex=True)
+    axis, edges, colour = to_numpy(WELL_AXIS), np.linspace(-2.2, 2.2, 45), COLOURS["Metropolis"]
+    top.plot(axis, to_numpy(double_well(WELL_AXIS[:, None])), "k")
+    (tail,), (dot,) = top.plot([], [], "-", color="0.6", lw=1), top.plot([], [], "o", color=colour, ms=9)
+    bars = bottom.stairs(0 * edges[1:], edges, fill=True, color=colour, alpha=0.5)
+    bottom.plot(axis, to_numpy(p) / dx, "k")
+    top.set(ylabel="energy", ylim=(-1, 20))
+    bottom.set(xlabel="$x$", ylabel="density", ylim=(0, 1.2))
     with run.whole("chain_walk.gif") as gif, (writer := PillowWriter(fps=6)).saving(fig, gif, dpi=80):
-        for end in ends:
-            height = to_numpy(double_well(path[: end + 1, None]))
-            tail.set_data(x[max(0, end - 5) : end + 1], height[-6:])
-            dot.set_data(x[end : end + 1], height[-1:])
-            bottom.clear()
-            bottom.hist(x[: end + 1], np.linspace(-2.2, 2.2, 45), density=True, color=COLOURS["Metropolis"], alpha=0.5)
-            bottom.plot(to_numpy(WELL_AXIS), to_numpy(p) / dx, "k")
-            bottom.set(xlabel="$x$", ylabel="density", ylim=(0, 1.5), title=f"histogram of {end} steps; black: exact")
+        for end in np.unique(np.geomspace(1, len(x) - 1, run.config.n_frames).astype(int)):
+            tail.set_data(x[max(0, end - 5) : end + 1], e[max(0, end - 5) : end + 1])
+            dot.set_data(x[end : end + 1], e[end : end + 1])
+            bars.set_data(np.histogram(x[: end + 1], edges, density=True)[0])
+            bottom.set_title(f"histogram of {end} steps; black: exact", fontsize=10)
             writer.grab_frame()
     plt.close(fig)
 
@@ -1000,7 +1001,7 @@ def hmc_matrices(energy, axis, step_size, n_leapfrog, n_momenta=400):
 
 BOX = 1.9
 SWEPT = {"Metropolis": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), "MALA": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)}
-SWEPT |= {"HMC": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)}
+SWEPT |= {"HMC": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}
 
 
 class Setting(NamedTuple):
@@ -1277,7 +1278,7 @@ def draw_annealing(found, n_points):
 
 def section_ais(run):
     """A path of small steps, each moved along by a Markov chain, keeps the weights alive where plain ones collapse."""
-    config, n = run.config, run.config.n_particles * run.config.n_betas  # evaluations of E and its slope: about twice that
+    config, n = run.config, 4 * run.config.n_particles * run.config.n_betas  # AIS evaluates E four times a step
     annealed = anneal_by_dimension(config.n_repeats, config.n_particles, config.n_betas, device=run.device)
     plain = estimate_by_dimension(config.n_repeats, n, device=run.device)[0]["importance"]
     for d in (5, 20):
@@ -1399,7 +1400,7 @@ GAUSSIAN_D = 400
 
 
 def run_on_gaussian(name, setting, n_chains, n_draws, thin=1, d=GAUSSIAN_D, n_kept=64, device="cpu"):
-    """From exact draws: every `thin`-th of some coordinates, which all follow the same law, (n_chains, n_kept, n_draws // thin);
+    """From exact draws: every `thin`-th of some coordinates, which follow the same law, (n_chains, n_kept, n_draws // thin);
     and each chain's acceptance rate and squared jump per coordinate (n_chains,)."""
     step_size, n_leapfrog = setting
     extra = {"n_leapfrog": n_leapfrog} if name == "HMC" else {}
@@ -1417,7 +1418,7 @@ def run_on_gaussian(name, setting, n_chains, n_draws, thin=1, d=GAUSSIAN_D, n_ke
 
 
 def per_1000_by_means(draws, effort):
-    """Effective draws of a unit Gaussian per 1,000 evaluations, the worse of x and x²: mean and standard error over chains of
+    """Effective draws of a unit Gaussian per 1,000 evaluations, the worse of x and x²: mean and standard error over chains,
     draws (n_chains, n_kept, n). By definition τ = n Var(mean)/Var, and here means and variances are known."""
     n = draws.shape[2]
     tau_x = n * (draws.mean(2) ** 2).mean(1)
@@ -1447,7 +1448,7 @@ def rank_by_draws(tuned, n_draws, n_chains=16, device="cpu"):
 def theory_curve(name, d):
     """(acceptance, squared jump per evaluation / its best) along the step size, exact in d dimensions."""
     if name == "HMC":
-        settings = [(2 * math.sin(math.pi / 4 / n), n) for n in np.geomspace(0.9, 3, 200) * d**0.25]
+        settings = [(2 * math.sin(math.pi / 4 / n), n) for n in np.geomspace(0.4, 3, 200) * d**0.25]
     else:
         settings = [(f * (5.7 / d if name == "Metropolis" else 2.7 / d ** (1 / 3)), 1) for f in np.geomspace(0.02, 5, 200)]
     proposals = [(linear_proposal(name, *setting), setting[1]) for setting in settings]
@@ -1553,8 +1554,9 @@ def draw_stepsize(found, size, widths):
     axes[0].plot([], [], "k", lw=1, label=r"exact, $T\cdot 2/(2-ah)$")
     axes[0].axvline(2, color="0.5", ls="--", label="no limit beyond")
     for i, width in enumerate(widths):
-        (line,) = axes[1].plot(to_numpy(size[:, i]), "o", label=f"$ah={width:.1f}$")
-        axes[1].plot(size[0, i].item() * abs(1 - width) ** np.arange(rows), color=line.get_color(), lw=1)
+        colour = plt.cm.viridis(i / len(widths))
+        axes[1].plot(to_numpy(size[:, i]), "o", color=colour, label=f"$ah={width:.1f}$")
+        axes[1].plot(size[0, i].item() * abs(1 - width) ** np.arange(rows), color=colour, lw=1)
     axes[0].set(title="the wider the step, the hotter the samples", xlabel="step $ah$")
     axes[0].set(ylabel=r"temperature found, $a\,$Var $x$", ylim=(0, 20))
     axes[1].set(title="beyond $ah=2$ every step multiplies the distance", xlabel="steps $n$", ylabel="distance $|x|$")
