@@ -557,7 +557,7 @@ def test_section_probability_holds_identities_limits_and_overflow():
 @pytest.mark.parametrize("name", m.PROPOSALS)
 def test_log_z_shares_and_weights_of_the_double_well_are_those_of_a_grid(name):
     """The mistakes: a proposal's density left out, weights upside down, rho not squared, one coordinate too few."""
-    x, (q, end) = torch.linspace(-2.999, 2.999, 20001, dtype=torch.float64), m.PROPOSALS[name]
+    x, q = torch.linspace(-2.999, 2.999, 20001, dtype=torch.float64), m.PROPOSALS[name][0]
     dx, log_q = x[1] - x[0], q.log_prob(x)
     z = (-m.double_well(x[:, None])).exp().sum() * dx
     assert m.exact_well_log_z(3) == pytest.approx(3 * z.log().item(), abs=1e-9)
