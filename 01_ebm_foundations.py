@@ -782,12 +782,17 @@ def section_chain(run):
 #
 # (If the ratio is r < 1, then a(x, x') = r and a(x', x) = 1: multiply out. The same for r > 1 with the sides exchanged.)
 #
-# Hamiltonian Monte Carlo (Duane et al. 1987) goes further before it asks. Give x a momentum p ~ N(0, T) and let it roll:
-# Newton's dx/dt = p, dp/dt = -∇E keeps H = E + |p|²/2, so exp(-H/T) has x ~ exp(-E/T) and any such motion leaves it alone.
-# The computer takes steps of size h by *leapfrog*: half a kick p -= (h/2)∇E, a drift x += h p, half a kick. Each of the
-# three shifts one variable by a function of the other: it changes no volume, and with p reversed it runs back. So "roll, and
-# turn p round" is a symmetric proposal for exp(-H/T), and Metropolis' ratio is exp(-(H' - H)/T): about 1, since leapfrog
-# errs in H by order h² only. One leapfrog step is x' = x + h p - (h²/2)∇E: MALA's proposal with ε = h².
+# Hamiltonian Monte Carlo (Duane et al. 1987) goes further before it asks. Think of x as a marble on the landscape of E,
+# and give it a push, a random velocity v ~ N(0, T) (its mass is 1, so v is its momentum too). It rolls by Newton's law,
+# dx/dt = v, dv/dt = -∇E, which keeps the sum H = E + |v|²/2 of its potential and kinetic energy. Look at the density
+# exp(-H/T) of both: x and v are independent in it, and x alone has exp(-E/T), as we want. Rolling changes neither H nor
+# volume in the space of (x, v), so it leaves that density alone, however far it goes: a long step that is accepted for
+# certain.
+#
+# The computer rolls in steps of size h by *leapfrog*: half a kick v -= (h/2)∇E, a drift x += h v, half a kick. Each of
+# the three shifts one variable by a function of the other only: it changes no volume, and with v reversed it runs back.
+# So "roll, then turn v round" is a symmetric proposal, and Metropolis' ratio is exp(-(H' - H)/T): about 1, since leapfrog
+# errs in H by order h² only. One leapfrog step is x' = x + h v - (h²/2)∇E: MALA's proposal with ε = h².
 
 
 def energy_and_grad(energy, x):
@@ -830,15 +835,15 @@ def hmc(energy, x, n_steps, step_size, n_leapfrog=10, temperature=1.0, keep=None
     """Hamiltonian Monte Carlo (Neal 2011); `step_size` is leapfrog's time step h. Returns x and acceptance (B,)."""
     (e, grad), accepted = energy_and_grad(energy, x), 0.0
     for _ in range(n_steps):
-        p = temperature**0.5 * torch.randn_like(x)
-        kinetic = 0.5 * (p**2).flatten(1).sum(1)
-        x_new, p = x, p - 0.5 * step_size * grad
+        v = temperature**0.5 * torch.randn_like(x)
+        kinetic = 0.5 * (v**2).flatten(1).sum(1)
+        x_new, v = x, v - 0.5 * step_size * grad
         for _ in range(n_leapfrog):
-            x_new = x_new + step_size * p
+            x_new = x_new + step_size * v
             e_new, grad_new = energy_and_grad(energy, x_new)
-            p = p - step_size * grad_new
-        p = p + 0.5 * step_size * grad_new  # the last kick was half too much
-        log_ratio = (e + kinetic - e_new - 0.5 * (p**2).flatten(1).sum(1)) / temperature
+            v = v - step_size * grad_new
+        v = v + 0.5 * step_size * grad_new  # the last kick was half too much
+        log_ratio = (e + kinetic - e_new - 0.5 * (v**2).flatten(1).sum(1)) / temperature
         yes, x, e, grad = accept(log_ratio, (x_new, e_new, grad_new), (x, e, grad))
         accepted = accepted + yes / n_steps
         if keep:
@@ -966,20 +971,20 @@ def exact_autocorrelation_time(k, f, pi=None):
 
 def hmc_matrices(energy, axis, step_size, n_leapfrog, n_momenta=400):
     """HMC's transition matrices at T = 1 on an even 1-D grid `axis` (n,), one for each 1 ... n_leapfrog steps: K (n, n) and
-    the acceptance (n,). Momenta stand at the middles of equal shares of N(0, 1); where a trajectory lands between two grid
+    the acceptance (n,). Momenta v stand at the middles of equal shares of N(0, 1); where a trajectory lands between two grid
     points, each gets its share; beyond the grid it is refused."""
     n, dx = len(axis), axis[1] - axis[0]
     x0 = axis.repeat_interleave(n_momenta)
-    p = torch.special.ndtri((torch.arange(n_momenta).to(axis) + 0.5) / n_momenta).repeat(n)
+    v = torch.special.ndtri((torch.arange(n_momenta).to(axis) + 0.5) / n_momenta).repeat(n)
     start, x, (e, grad) = torch.arange(n).repeat_interleave(n_momenta), x0, energy_and_grad(energy, x0[:, None])
-    h_0, found = e + p**2 / 2, []
+    h_0, found = e + v**2 / 2, []
     for _ in range(n_leapfrog):
-        p = p - 0.5 * step_size * grad[:, 0]
-        x = x + step_size * p
+        v = v - 0.5 * step_size * grad[:, 0]
+        x = x + step_size * v
         e, grad = energy_and_grad(energy, x[:, None])
-        p = p - 0.5 * step_size * grad[:, 0]
+        v = v - 0.5 * step_size * grad[:, 0]
         inside = (x >= axis[0]) & (x <= axis[-1])
-        weight = (h_0 - e - p**2 / 2).clamp(max=0).exp().where(inside, torch.zeros_like(x)) / n_momenta
+        weight = (h_0 - e - v**2 / 2).clamp(max=0).exp().where(inside, torch.zeros_like(x)) / n_momenta
         place = ((x - axis[0]) / dx).where(inside, torch.zeros_like(x))
         left = place.floor().clamp(max=n - 2).long()
         k = torch.zeros(n * n).to(axis)
@@ -992,8 +997,7 @@ def hmc_matrices(energy, axis, step_size, n_leapfrog, n_momenta=400):
 
 # %% 5. Sampling: which sampler is cheapest?
 # The unit of cost below is one evaluation of E or of ∇E. (It flatters the slope, which costs two to three times as much.)
-# Each sampler first gets its best step size. On the double well the sweep needs no sampling, since τ follows from K;
-# elsewhere other chains are spent on it than those whose numbers are shown.
+# Each sampler first gets its best step size. On the double well the sweep needs no sampling, since τ follows from K.
 #
 # Where does the grid end? In a box that leaves out less than one draw in ten million, |x| < 1.9. It matters for MALA: far up
 # a wall that is steeper than a parabola, its slope throws the proposal beyond the opposite wall, and it is refused: a chain
@@ -1231,8 +1235,8 @@ def section_sampling(run):
 #
 # since f_1 is stationary under K_1. So the weighted points stand for f_1/Z_0: with g = 1 their mean weight is Z_1/Z_0,
 # and the next change starts as this one did. A move that does nothing is allowed, and gives importance sampling back; a
-# good one keeps the weights equal. How long must the path be? About as many steps as there are dimensions, not
-# exponentially many.
+# good one keeps the weights equal. How long must the path be? The log weight is a sum over the coordinates:
+# to keep its variance, the number of steps must grow in proportion to the dimension, not exponentially.
 
 
 def ais(energy, transition, x, betas):
@@ -1299,8 +1303,8 @@ def section_ais(run):
 #     MALA                   c = 1 - ε/2,   b = √ε
 #     HMC, L leapfrog steps  c = cos(Lθ),   b = sin(Lθ)/χ,       cos θ = 1 - h²/2,   χ² = 1 - h²/4.
 #
-# (Leapfrog keeps p² + χ² x² exactly: it turns (χx, p) by θ a step. L = 1 is MALA with ε = h².) The acceptance depends on
-# one number. For Metropolis ΔE = (|x'|² - |x|²)/2. For HMC and MALA p'² - p² = -χ²(x'² - x²), so ΔH = (1 - χ²)(|x'|² -
+# (Leapfrog keeps v² + χ² x² exactly: it turns (χx, v) by θ a step. L = 1 is MALA with ε = h².) The acceptance depends on
+# one number. For Metropolis ΔE = (|x'|² - |x|²)/2. For HMC and MALA v'² - v² = -χ²(x'² - x²), so ΔH = (1 - χ²)(|x'|² -
 # |x|²)/2. In both cases a move that brings |x| down is accepted for certain, and by detailed balance as many accepted
 # moves go up as down: the acceptance rate is 2 P(|x'| < |x|). In each coordinate x'² - x² is a quadratic form in the two
 # Gaussians x and ξ, with eigenvalues of opposite sign, λ₁ < 0 < λ₂, λ₁ + λ₂ = t = c² - 1 + b² and λ₁ λ₂ = -b². Summed

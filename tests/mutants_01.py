@@ -98,8 +98,8 @@ MUTANTS = [
         "Metropolis' ratio for a proposal that is not symmetric",
         EXACT,
     ),
-    ("p = p + 0.5 * step_size * grad_new  # the last", "p = p + 0.0 * grad_new  # the last", "half a kick too much", EXACT),
-    ("p = temperature**0.5 * torch.randn_like(x)", "p = torch.randn_like(x)", "a momentum of another temperature", EXACT),
+    ("v = v + 0.5 * step_size * grad_new  # the last", "v = v + 0.0 * grad_new  # the last", "half a kick too much", EXACT),
+    ("v = temperature**0.5 * torch.randn_like(x)\n        kinetic", "v = torch.randn_like(x)\n        kinetic", "a momentum of another temperature", EXACT),
     ("weight * (1 - place + left)", "weight * (place - left)", "shares of two grid points exchanged", KERNEL),
     (
         "return math.inf if trouble else",
