@@ -255,8 +255,9 @@ def section_probability(run):
 #    E[log mean(w)] <= log E[mean(w)] = log Z: on average the estimate is too low. How much? Write mean(w) = Z (1 + δ),
 #    with E δ = 0 and Var δ = var(w)/(N Z²) = (1/ρ^d - 1)/N; log(1 + δ) = δ - δ²/2 + ..., so it is low by about
 #    (1/ρ^d - 1)/(2N). A log likelihood -E(x) - log Z computed from it is flattered by as much.
-# 2. The standard error below cannot exceed 1 nat, which it reaches at ESS = 1: when few weights dominate, those that
-#    would reveal the error have not been drawn yet. A small ESS makes the error bar itself worthless.
+# 2. The standard error of log Z is that of Z divided by Z (d log Z = dZ/Z; this is called the *delta method*). It cannot
+#    exceed 1 nat, which it reaches at ESS = 1: when few weights dominate, those that would reveal the error have not been
+#    drawn yet. A small ESS makes the error bar itself worthless.
 # 3. A large ESS proves nothing if q misses a mode (a hill of p) altogether: no diagnostic sees what no sample has visited.
 
 
@@ -1509,8 +1510,9 @@ def section_scaling(run):
 
 # %% 8. Step size is temperature
 # Two forms of Langevin dynamics are in use. Ours, eq. (2), and  x <- x - h ∇E + √(2 h T) ξ.  Put h = ε/2: they are the
-# same update, term by term. Behind them stand dx = -½∇E dt + √T dW and dx = -∇E dt + √(2T) dW, the same motion by two
-# clocks. Any other noise is another temperature: noise² = 2 h T = step_size T, so T = noise²/step_size.
+# same update, term by term. Behind them, for steps that go to 0, stand dx = -½∇E dt + √T dW and dx = -∇E dt + √(2T) dW
+# (dW is noise of variance dt): the same motion by two clocks. Any other noise is another temperature: noise² = 2 h T =
+# step_size T, so T = noise²/step_size.
 #
 # In a quadratic well E = a x²/2 the update is linear and everything is exact:
 #
@@ -1603,9 +1605,10 @@ def section_stepsize(run):
 #
 # eq. (3). A *positive phase* pushes the energy down where data are, a *negative phase* pushes it up where the model's
 # own samples are; they balance when both agree. With E = |x - θ|²/2, ∇E = θ - x: the positive phase is mean(x) - θ, the
-# negative phase E_p[θ - x] = 0, and the maximum is θ = mean(x), as it should be. Seen as a force on the *function* E,
+# negative phase E_p[θ - x] = 0, and the maximum is θ = mean(x), as it should be. Seen as a force on the *function* E, its
+# value E(y) at each place y taken for a parameter (a grid makes it a table of numbers),
 #
-#     δ/δE(y) [mean log likelihood] = p(y) - p_data(y):    raise E where the model has too much, lower it elsewhere.
+#     ∂/∂E(y) [mean log likelihood] = p(y) - p_data(y):    raise E where the model has too much, lower it elsewhere.
 #
 # In one dimension Z is a sum over a grid, so nothing needs sampling: all later modules approximate what follows.
 
@@ -1753,9 +1756,9 @@ def section_forces(run):
     run.metric("network: slope along a direction", slope, None, ("finite difference", difference), 1e-5)
     fitted, entropy = fit_networks(x_data.to(run.device), run.config.n_train_steps), exact_peaks_entropy()
     mean, sem = mean_and_error(fitted.nll[-1])
-    run.metric("networks: NLL on new data (nats)", mean, sem, ("entropy of the data", entropy))
+    run.metric("networks: negative log likelihood (nats)", mean, sem, ("entropy of the data", entropy))
     one = theory_gaussian_nll(PEAKS_VARIANCE)
-    run.metric("one Gaussian: NLL on new data (nats)", one, None, ("entropy of the data", entropy))
+    run.metric("one Gaussian: negative log likelihood (nats)", one, None, ("entropy of the data", entropy))
     run.figure(draw_forces(fitted, entropy), "phases")
     run.say(f"the networks end {mean - entropy:.4f} nats above the entropy, one Gaussian {one - entropy:.2f}")
 
@@ -1775,11 +1778,13 @@ def section_forces(run):
 # slopes gentle and barriers low, and pays with likelihood. The price depends on where E[.] is taken: at the data (R1,
 # Mescheder et al. 2018), or on lines between pairs of data, which run through the barrier. (WGAN-GP, Gulrajani et al.
 # 2017, goes along such lines too, but between data and generated points, and its penalty is (|∇| - 1)²: a slope of 1, not
-# of 0.) Let E be a table on a grid. Then the loss is convex, and Newton's method finds *the* optimum of
+# of 0.) Let E be a table on a grid. Then the loss is convex (a linear term, a log-sum-exp and a
+# square, each of them convex), and Newton's method finds *the* optimum of
 #
 #     Σ p_data E + log Σ exp(-E) + λ Eᵀ Q E,     gradient p_data - p + 2λ Q E,     Hessian diag(p) - p pᵀ + 2λ Q,
 #
-# and the steps a chain needs to forget are exact too: 1/(1 - λ_2), λ_2 its transition matrix's second eigenvalue.
+# and the steps a chain needs to forget are exact too: what is slowest to be forgotten shrinks by a factor λ_2 a step, the
+# second eigenvalue of its transition matrix, hence by e in about 1/(1 - λ_2) steps.
 
 
 def kl_divergences(mean, std, p, axis):

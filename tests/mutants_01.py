@@ -99,7 +99,12 @@ MUTANTS = [
         EXACT,
     ),
     ("v = v + 0.5 * step_size * grad_new  # the last", "v = v + 0.0 * grad_new  # the last", "half a kick too much", EXACT),
-    ("v = temperature**0.5 * torch.randn_like(x)\n        kinetic", "v = torch.randn_like(x)\n        kinetic", "a momentum of another temperature", EXACT),
+    (
+        "v = temperature**0.5 * torch.randn_like(x)\n        kinetic",
+        "v = torch.randn_like(x)\n        kinetic",
+        "a momentum of another temperature",
+        EXACT,
+    ),
     ("weight * (1 - place + left)", "weight * (place - left)", "shares of two grid points exchanged", KERNEL),
     (
         "return math.inf if trouble else",

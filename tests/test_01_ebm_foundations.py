@@ -956,8 +956,8 @@ def test_section_forces_compares_with_the_mean_the_differences_and_the_entropy()
     assert run.judged("moving Gaussian: positive phase") == (pytest.approx(x.mean().item() - 0.7), 1e-9)
     assert run.judged("moving Gaussian: negative phase") == (0, 1e-9)
     assert run.judged("network: slope along a direction")[1] == 1e-5
-    assert run.judged("networks: NLL on new data (nats)") == (pytest.approx(m.exact_peaks_entropy()), None)
-    assert run.metrics["one Gaussian: NLL on new data (nats)"].value == pytest.approx(
+    assert run.judged("networks: negative log likelihood (nats)") == (pytest.approx(m.exact_peaks_entropy()), None)
+    assert run.metrics["one Gaussian: negative log likelihood (nats)"].value == pytest.approx(
         m.theory_gaussian_nll(m.PEAKS_VARIANCE)
     )
 
