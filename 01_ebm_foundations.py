@@ -1006,17 +1006,17 @@ def hmc_matrices(energy, axis, step_size, n_leapfrog, n_momenta=400):
 
 BOX = 1.9
 SWEPT = {"Metropolis": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), "MALA": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)}
-SWEPT |= {"HMC": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}
+SWEPT |= {"HMC": (0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6)}
 
 
 class Setting(NamedTuple):
-    """A sampler's step size, its leapfrog steps (evaluations a draw), and what is exact on the double well."""
+    """A sampler's step size and leapfrog steps (evaluations a draw), what they are worth, and, on a grid, its matrix."""
 
     step_size: float
     n_leapfrog: int
     per_1000: float  # effective draws per 1,000 evaluations, the worse of x and x²
-    k: torch.Tensor
-    rate: torch.Tensor
+    k: torch.Tensor | None = None
+    rate: torch.Tensor | None = None
 
 
 def exact_sweep(box=BOX, n=190):
@@ -1381,22 +1381,14 @@ def theory_per_1000(d, c, b, effort=1):
     return min(1000 * rate / (2 - rate) / effort for rate in (change, change * (1 + c)))
 
 
-class Tuned(NamedTuple):
-    """A sampler's best setting on the Gaussian, by theory."""
-
-    step_size: float
-    n_leapfrog: int
-    per_1000: float
-
-
 def tune_by_theory(d):
-    """{sampler: Tuned}: the best of a fine grid of step sizes, and for HMC of trajectories of 1 ... 20 steps."""
+    """{sampler: Setting}: the best of a fine grid of step sizes, and for HMC of trajectories of 1 ... 20 steps."""
     found = {}
     for name in PUBLISHED_ACCEPTANCE:
         lengths, steps = range(1, 21) if name == "HMC" else (1,), np.geomspace(1e-3, 1.5, 300).tolist()
         settings = [(step, n) for step in steps for n in lengths]
-        rows = [Tuned(step, n, theory_per_1000(d, *linear_proposal(name, step, n), n)) for step, n in settings]
-        found[name] = max(rows, key=lambda tuned: tuned.per_1000)
+        rows = [Setting(step, n, theory_per_1000(d, *linear_proposal(name, step, n), n)) for step, n in settings]
+        found[name] = max(rows, key=lambda setting: setting.per_1000)
     return found
 
 
@@ -1404,7 +1396,7 @@ PUBLISHED_ACCEPTANCE = {"Metropolis": 0.234, "MALA": 0.574, "HMC": 0.651}
 GAUSSIAN_D = 400
 
 
-def run_on_gaussian(name, setting, n_chains, n_draws, thin=1, d=GAUSSIAN_D, n_kept=64, device="cpu"):
+def run_on_gaussian(name, setting, n_chains, n_draws, thin=1, d=GAUSSIAN_D, n_kept=200, device="cpu"):
     """From exact draws: every `thin`-th of some coordinates, which follow the same law, (n_chains, n_kept, n_draws // thin);
     and each chain's acceptance rate and squared jump per coordinate (n_chains,)."""
     step_size, n_leapfrog = setting

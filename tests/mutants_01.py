@@ -30,7 +30,12 @@ MUTANTS = [
     # 2. partition
     ("return -energy(x) - proposal.log_prob(x)", "return -energy(x) + proposal.log_prob(x)", "weights times q", GRID),
     ("math.exp(-2 * double_well(", "math.exp(-double_well(", "the mean weight for its square", GRID),
-    ("return log_sum - math.log(n), (", "return log_sum, (", "a sum of weights for their mean", GRID),
+    (
+        "return log_sum - math.log(n), (",
+        "return log_sum, (",
+        "a sum of weights for their mean",
+        "test_log_z_error_bar_and_ess_are_those_of_a_weighted_mean",
+    ),
     (
         "return -(1 / share - 1) / (2 * n)",
         "return -(1 / share - 1) / n",

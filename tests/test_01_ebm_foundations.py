@@ -552,6 +552,7 @@ def test_section_probability_holds_identities_limits_and_overflow():
     assert within == pytest.approx(reference * (10 ** (4 / 399) - 1))
     assert run.judged("log-sum-exp: log Z at T = 0.01 (nats)")[0] == pytest.approx(300 + math.log(2), abs=1e-6)
     assert run.said == ["cold, 2.0 states share the probability, hot, 5.0 of 5"]
+    assert all(abs(e.value - e.against[1]) <= e.within for e in run.metrics.values())
 
 
 @pytest.mark.parametrize("name", m.PROPOSALS)
