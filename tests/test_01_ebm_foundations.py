@@ -609,6 +609,8 @@ def test_section_partition_and_ais_judge_the_ratio_that_is_unbiased():
     shortfall = m.theory_jensen(m.exact_ess_share("importance", 5), 1600)
     assert run.judged("the same: log Z - exact (nats)")[0] == pytest.approx(shortfall)
     m.section_ais(run := Notes())
+    assert run.judged("AIS, d = 5: Z / exact") == (1, None)  # ten steps: not judged
+    m.section_ais(run := Notes(n_particles=100, n_betas=200))
     for d in (5, 20):
         assert run.judged(f"AIS, d = {d}: Z / exact")[0] == 1
         assert errors_allowed(f"AIS, d = {d}: Z / exact", run, 4, 2)
