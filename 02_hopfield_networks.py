@@ -32,10 +32,11 @@ import os
 import sys
 import tempfile
 import time
+from collections import namedtuple
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Annotated, NamedTuple, get_args, get_type_hints
+from typing import Annotated, get_args, get_type_hints
 
 if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not in sys.modules:
     del os.environ["MPLBACKEND"]  # a notebook's, inherited by what it starts
@@ -163,18 +164,10 @@ def random_couplings(n_nets, n):
     return upper + upper.mT
 
 
-class Descent(NamedTuple):
-    """What nets did from random starts, one unit at a time and all units at once."""
-
-    n_updates: int  # of single units
-    rises: int  # of E among them
-    at_rest: float  # share of runs that end where no unit wants to flip
-    cycling: torch.Tensor  # all at once: share of the runs of each net that end in a two-cycle, (nets,)
-    n_longer: int  # all at once: runs that end in a longer cycle
-    n_pair_rises: int  # all at once: rises of L
-    rising: torch.Tensor  # all at once: share of the runs of each net in which E rises, (nets,)
-    alone: torch.Tensor  # energy per unit of some runs of the first net, one unit at a time, (updates, runs)
-    together: torch.Tensor  # and all at once, (steps, runs)
+# From random starts. One unit at a time: updates, rises of E among them, share of runs that end where no unit wants to
+# flip. All at once: share of each net's runs that end in a two-cycle (nets,), longer cycles, rises of L, share of each net's
+# runs in which E rises (nets,). Then E/N of some runs, one at a time and all at once, (steps, runs).
+Descent = namedtuple("Descent", "n_updates rises at_rest cycling n_longer n_pair_rises rising alone together")
 
 
 def measure_descent(W, per_net, n_sweeps=25, n_steps=100):
@@ -203,15 +196,13 @@ def measure_descent(W, per_net, n_sweeps=25, n_steps=100):
 
 def draw_descent(found):
     """Energies of some runs in random couplings, one unit at a time and all at once."""
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.5), sharey=True)
-    axes[0].plot(to_numpy(found.alone[:320]), color="teal", alpha=0.7)
-    rises = "only falls" if not found.rises else f"rises {found.rises} times"
-    axes[0].set(
-        xlabel="unit updates", ylabel="energy per unit, E / N", title=f"Random couplings, one unit at a time: E {rises}"
-    )
-    axes[1].plot(to_numpy(found.together[:20]), color="goldenrod", alpha=0.7, marker=".")
-    axes[1].set(xlabel="steps of the whole net", xticks=range(0, 20, 5))
-    axes[1].set_title(f"All units at once: {found.cycling.mean().item():.0%} of runs end in a two-cycle")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), sharey=True)
+    left.plot(to_numpy(found.alone[:320]), color="teal", alpha=0.7)
+    left.set(xlabel="unit updates", ylabel="energy per unit, E / N")
+    left.set_title(f"Random couplings, one unit at a time: {found.rises} rises of E")
+    right.plot(to_numpy(found.together[:20]), color="goldenrod", alpha=0.7, marker=".")
+    right.set(xlabel="steps of the whole net", xticks=range(0, 20, 5))
+    right.set_title(f"All units at once: {found.cycling.mean().item():.0%} of runs end in a two-cycle")
     return fig
 
 
@@ -229,10 +220,8 @@ def section_descent(run):
         run.metric(f"{name}, at once: share of runs where E rises", *mean_and_sem(found.rising), ("one by one", 0))
         cycling[name] = found.cycling.mean().item()
     run.figure(draw_descent(found), "energy")
-    hebb_share, random_share = cycling.values()
-    run.say(
-        f"all at once, {hebb_share:.1%} of runs end in a two-cycle with Hebb's couplings, {random_share:.1%} with random ones"
-    )
+    shares = ", ".join(f"{share:.1%} with {name} couplings" for name, share in cycling.items())
+    run.say(f"all at once, runs end in a two-cycle: {shares}")
 
 
 # %% 2. Memories
@@ -378,15 +367,9 @@ def exact_mean_overlap(n):
     return np.abs(n - 2 * heads) @ binom.pmf(heads, n, 0.5) / n
 
 
-class Letters(NamedTuple):
-    """The letters' recall: cues of 25 % flipped pixels, then of hidden upper halves, along one path."""
-
-    targets: torch.Tensor  # (cues, 100)
-    path: torch.Tensor  # (updates + 1, cues, 100)
-    energy: torch.Tensor  # per unit, (updates + 1, cues)
-    overlap: torch.Tensor  # (updates + 1, cues)
-    from_flipped: torch.Tensor  # how often each letter comes back, (letters,)
-    halves: dict  # {the half that is seen: share of the letters that come back}
+# Cues of 25 % flipped pixels, then of hidden upper halves: targets (cues, 100), path (updates + 1, cues, 100), energy a unit
+# and overlap on it; how often each letter comes back (letters,), and {the half that is seen: share that comes back}.
+Letters = namedtuple("Letters", "targets path energy overlap from_flipped halves")
 
 
 def measure_letters(letters, n_cues=250):
@@ -404,12 +387,9 @@ def measure_letters(letters, n_cues=250):
 FLIPS = tuple(0.05 * k for k in range(10))  # shares of flipped pixels in the cues
 
 
-class Basins(NamedTuple):
-    """How well a rule keeps S sets of patterns."""
-
-    fixed: torch.Tensor  # share of each set's patterns that are fixed points, (S,)
-    recalled: np.ndarray  # share of the cues that come back, for each of FLIPS, set and pattern: (10, S, P)
-    from_half: torch.Tensor  # share of each set's patterns that come back from their lower halves, (S,)
+# Shares of each set's patterns (S,) that are fixed and that come back from their lower halves; in between, those that come
+# back for each of FLIPS, set and pattern (10, S, P).
+Basins = namedtuple("Basins", "fixed recalled from_half")
 
 
 def measure_basins(x, n_cues=20):
@@ -564,7 +544,7 @@ def load_at_half(loads, shares):
 
 
 def jackknife(estimate, repeats):
-    """`estimate(repeats)`, and its standard error from leaving out one of the R repeats (R, ...) at a time; nan if R is 1."""
+    """`estimate(repeats)` and its standard error, from leaving out one of the repeats (R, ...) at a time; nan if R is 1."""
     n, whole = len(repeats), np.asarray(estimate(repeats))
     if n < 2:
         return whole, whole * math.nan
@@ -610,13 +590,8 @@ def exact_bit_error(n, p):
     return binom.cdf(math.ceil((coins - (n - 1)) / 2) - 1, coins, 0.5)
 
 
-class Retrieval(NamedTuple):
-    """Nets of four sizes started at their patterns, and what they keep."""
-
-    sizes: list
-    loads: np.ndarray  # five for each size, (4, 5)
-    shares: np.ndarray  # of the patterns that are retained (m > 0.7), (repeats, 4, 5)
-    kept: dict  # {load: mean overlap with the patterns that are retained by each of the largest nets, (repeats,)}
+# Sizes, five loads each (4, 5), shares retained (repeats, 4, 5), {load: the largest nets' overlap with patterns retained}.
+Retrieval = namedtuple("Retrieval", "sizes loads shares kept")
 
 
 def measure_retrieval(largest, n_repeats, device, n_starts=16):
@@ -634,14 +609,9 @@ def measure_retrieval(largest, n_repeats, device, n_starts=16):
     return Retrieval(sizes, np.array(loads), np.stack(shares, 1).reshape(n_repeats, 4, 5), kept)
 
 
-class Critical(NamedTuple):
-    """What the fall of the four sizes says of infinite nets: each (value, standard error)."""
-
-    halves: np.ndarray  # α_½ of each size, (2, 4)
-    limit: np.ndarray  # α_c by N^(-2/3), all sizes
-    without_smallest: np.ndarray  # the same, from three sizes
-    by_root: np.ndarray  # α_c by N^(-1/2), the law of the width
-    exponent: np.ndarray  # of the drift
+# Pairs (value, standard error): α_½ of each size (2, 4); α_c by N^(-2/3) from all sizes, and without the smallest; α_c by
+# N^(-1/2), the law of the width; the exponent of the drift.
+Critical = namedtuple("Critical", "halves limit without_smallest by_root exponent")
 
 
 def find_critical_load(found):
@@ -657,24 +627,19 @@ def find_critical_load(found):
 
 
 def measure_bit_errors(n, n_nets, device):
-    """{load: share of units that err in one step from a pattern, (n_nets,)}."""
-    found = {}
-    for load in (0.105, 0.138, 0.185):
-        found[load] = torch.stack(
-            [1 - keeps_sign(random_patterns(round(load * n), n).to(device)).double().mean() for _ in range(n_nets)]
-        )
-    return found
+    """{load: share of units that err in one step from a pattern, of each net (n_nets,)}."""
+
+    def share(load):
+        return 1 - keeps_sign(random_patterns(round(load * n), n).to(device)).double().mean()
+
+    return {load: torch.stack([share(load) for _ in range(n_nets)]) for load in (0.105, 0.138, 0.185)}
 
 
 RATIOS = (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5)  # numbers of patterns in units of N / (2 ln N)
 
 
-class ErrorFree(NamedTuple):
-    """Shares of patterns without any error in nets of one size, for each of RATIOS."""
-
-    n: int
-    measured: np.ndarray  # mean and standard error, (2, ratios)
-    independent: np.ndarray  # (1 - P(error))^N, (ratios,)
+# Nets of n units: share of patterns without any error, (2, RATIOS), mean and standard error, and (1 - P(error))^N.
+ErrorFree = namedtuple("ErrorFree", "n measured independent")
 
 
 def measure_error_free(n, n_nets, device):
@@ -708,7 +673,7 @@ def draw_retrieval(found, critical):
 
 
 def draw_errors(errors, n, free):
-    """One-step errors {load: (nets,)} of nets of n units beside their tail; and patterns without error, a list of ErrorFree."""
+    """One-step errors {load: (nets,)} of nets of n units beside the tail; patterns without error, a list of ErrorFree."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
     mean, sem = means_and_sems(errors.values())
     left.errorbar(list(errors), mean, 3 * sem, color=SIZES[-1], marker="o", ls="", capsize=3, label=f"N = {n}, 3 s.e.")
@@ -831,13 +796,9 @@ def exact_minima_of_three(n):
     return counts
 
 
-class Minima(NamedTuple):
-    """All minima of nets with P patterns."""
-
-    counts: torch.Tensor  # of each of KINDS, (nets, 4)
-    caught: torch.Tensor  # share of all states that flow to each of them, (some nets, 4)
-    n_unpaired: int  # nets in which not every stored minimum has its mirror
-    n_outside: int  # runs that end where there is no minimum
+# Numbers of each of KINDS (nets, 4), shares of all states that flow to each (some nets, 4); nets in which some stored
+# minimum has no mirror; runs that end where there is no minimum.
+Minima = namedtuple("Minima", "counts caught n_unpaired n_outside")
 
 
 def measure_minima(p, n, n_nets, device):
@@ -894,15 +855,11 @@ def section_spurious(run):
     run.metric("nets with unequal mirrors", unpaired, None, ("E(-s) = E(s)", 0), 0)
     run.metric("runs that end outside the list", outside, None, (f"theorem, all {2**n} states", 0), 0)
     run.figure(draw_minima(found, n), "minima")
-    means = {p: minima.counts.mean(0) for p, minima in found.items()}
-    first = next((p for p, mean in means.items() if mean[2:].sum() > mean[:2].sum()), None)
-    critical = theory_critical_load()[0]
-    more = (
-        f"P = {first} on, {first / n / critical:.1f} times the critical load of large nets"
-        if first
-        else "none of these P on"
-    )
-    run.say(f"spurious minima outnumber the patterns and their mirrors from {more}")
+    sums = {p: minima.counts.mean(0) for p, minima in found.items()}
+    first = next((p for p, mean in sums.items() if mean[2:].sum() > mean[:2].sum()), None)
+    ratio = (first or 0) / n / theory_critical_load()[0]
+    where = f"from P = {first} on, {ratio:.1f} times the critical load of large nets" if first else "at none of these P"
+    run.say(f"spurious minima outnumber the patterns and their mirrors {where}")
 
 
 # %% 5. Better rules
@@ -992,18 +949,13 @@ def crosses_half(loads, shares):
 
 
 LOADS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 0.95, 1, 1.25, 1.5, 1.75, 2, 2.25)
-MARGIN = 4.0  # K. Recall at load 0.5 by K: 0.1 at 0, 0.7 at 1, 0.8 at 4; larger margins take passes and add little
+MARGIN = 4.0  # K: the larger, the nearer to the best couplings, and the more passes it takes
 MARGIN_LOADS = LOADS[: LOADS.index(1) + 1]  # beyond, a margin is out of reach: it would run through all its passes
 
 
-class Learned(NamedTuple):
-    """What one rule makes of nets at each load that it was run at."""
-
-    loads: tuple
-    fixed: np.ndarray  # share of the patterns that are fixed points, (loads, nets)
-    recalled: np.ndarray  # share that comes back from 10 % flipped units, (loads, nets)
-    trained: np.ndarray  # share of the units that are right on all patterns, (loads, nets)
-    stability: np.ndarray  # of each unit of the first net, (loads, N)
+# One rule at some loads: shares of patterns fixed and of cues recalled, of units right on all patterns, (loads, nets); and
+# the stability of each unit of the first net, (loads, N).
+Learned = namedtuple("Learned", "loads fixed recalled trained stability")
 
 
 def measure_rule(rule, patterns, cues, max_flips):
@@ -1016,7 +968,7 @@ def measure_rule(rule, patterns, cues, max_flips):
 
 
 def measure_rules(n, n_nets, n_epochs, device):
-    """{rule: Learned}, all rules on the same patterns; and what the best couplings reach on those of the first net, (loads, N)."""
+    """{rule: Learned} on the same patterns; and what the best couplings reach on those of the first net, (loads, N)."""
     rules = RULES | {"perceptron": functools.partial(perceptron, n_epochs=n_epochs)}
     rules["perceptron, margin"] = functools.partial(perceptron, n_epochs=n_epochs, margin=MARGIN)
     rows, best = {name: [] for name in rules}, []
@@ -1032,6 +984,11 @@ def measure_rules(n, n_nets, n_epochs, device):
     return found, np.array(best)
 
 
+def best_recall(found):
+    """The rule of {rule: Learned} that recalls most at a load of 0.5."""
+    return max(found, key=lambda name: found[name].recalled[LOADS.index(0.5)].mean())
+
+
 def measure_trainable(n, n_sets):
     """{load: share of `n_sets` independent sets of patterns on which a unit can be trained at all}."""
     shares = {}
@@ -1045,15 +1002,11 @@ def draw_loads(found, n):
     """Patterns that are fixed points, and patterns that come back, against the load; found {rule: Learned}."""
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.9), layout="constrained")
     for name, learned in found.items():
-        for ax, what in zip(axes, ("fixed", "recalled"), strict=True):
-            rows = means_and_sems(getattr(learned, what))
-            ax.errorbar(learned.loads, *rows, fmt="o-", ms=4, capsize=2, color=COLORS[name], label=name)
-    axes[0].set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of patterns that are fixed points, N = {n}")
-    axes[0].set_title("Stored")
+        for ax, shares in zip(axes, (learned.fixed, learned.recalled), strict=True):
+            ax.errorbar(learned.loads, *means_and_sems(shares), fmt="o-", ms=4, capsize=2, color=COLORS[name], label=name)
+    axes[0].set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of patterns that are fixed points, N = {n}", title="Stored")
     axes[1].set(xlabel="load $\\alpha$ = P / N", ylabel="share recalled, 10 % of units flipped", xlim=(0, 1.3))
-    at = MARGIN_LOADS.index(0.5)
-    best = max(found, key=lambda name: found[name].recalled[at].mean())
-    axes[1].set_title(f"Recalled: the best at a load of 0.5 is: {best}")
+    axes[1].set_title(f"Recalled: at a load of 0.5 most by {best_recall(found)}")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
@@ -1061,31 +1014,23 @@ def draw_loads(found, n):
 def draw_units(found, best, trainable, n, n_sets):
     """Units that a rule and that any rule trains, beside Cover; stabilities beside the largest, beside Gardner."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.9), layout="constrained")
-    patterns = np.arange(n, round(2.25 * n) + 1)
+    patterns, shares = np.arange(n, round(2.25 * n) + 1), np.array(list(trainable.values()))
     left.plot(patterns / n, exact_trainable(n - 1, patterns), "k--", label="any rule, Cover exactly")
-    shares = np.array(list(trainable.values()))
     bars = np.sqrt(shares * (1 - shares) / n_sets)
     left.errorbar(list(trainable), shares, bars, fmt="kx", capsize=2, label="any rule, decided by least squares")
-    learned = found["perceptron"]
-    start = LOADS.index(1)
-    rows = means_and_sems(learned.trained[start:])
-    left.errorbar(
-        LOADS[start:], *rows, fmt="o-", ms=4, capsize=2, color=COLORS["perceptron"], label="perceptron, all its passes"
-    )
+    loads, rows = LOADS[-len(shares) :], means_and_sems(found["perceptron"].trained[-len(shares) :])
+    left.errorbar(loads, *rows, fmt="o-", ms=4, capsize=2, color=COLORS["perceptron"], label="perceptron")
     left.set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of units right on all patterns, N = {n}")
-    left.set_title("Near the load of 2 there are couplings that training misses")
+    left.set_title(f"At a load of 1.75 trained: {rows[0, 2]:.0%}, trainable: {shares[2]:.0%}")
     left.legend(loc="lower left")
     for name, own in found.items():
-        right.errorbar(
-            MARGIN_LOADS, *means_and_sems(own.stability[: len(MARGIN_LOADS)]), fmt="o-", ms=4, color=COLORS[name], label=name
-        )
+        rows = means_and_sems(own.stability[: len(best)])
+        right.errorbar(MARGIN_LOADS, *rows, fmt="o-", ms=4, color=COLORS[name], label=name)
     right.errorbar(MARGIN_LOADS, *means_and_sems(best), fmt="kx", label="best couplings, exactly")
     line = np.linspace(0.15, 1, 50)
     right.plot(line, [theory_stability(load) for load in line], "k--", label="Gardner, N to infinity")
-    right.set(
-        xlabel="load $\\alpha$ = P / N", ylabel="stability $\\kappa$, mean over units", xlim=(0.12, 1.03), ylim=(-1.5, 3)
-    )
-    right.set_title("How firmly the patterns are held")
+    right.set(xlabel="load $\\alpha$ = P / N", ylabel="stability $\\kappa$, mean of a net's units")
+    right.set(xlim=(0.12, 1.03), ylim=(-1.5, 3), title="How firmly the patterns are held")
     right.legend(ncols=2, fontsize=9)
     return fig
 
@@ -1093,11 +1038,8 @@ def draw_units(found, best, trainable, n, n_sets):
 def record_rules(run, found, best):
     """Loads at which half of the patterns are fixed; recall and stability at some loads."""
     n = best.shape[1]
-    references = {
-        "Storkey": ("no error, 1/sqrt(2 ln N)", (2 * math.log(n)) ** -0.5),
-        "pseudo-inverse": ("theorem, P < N", 1),
-    }
-    references["perceptron"] = ("Gardner, any rule", 2)
+    references = {"pseudo-inverse": ("theorem, P < N", 1), "perceptron": ("Gardner, any rule", 2)}
+    references["Storkey"] = ("no error, 1/sqrt(2 ln N)", (2 * math.log(n)) ** -0.5)
     for name, learned in found.items():
         if name != "perceptron, margin":
             halves = [crosses_half(learned.loads, curve) for curve in learned.fixed.T]
@@ -1107,15 +1049,16 @@ def record_rules(run, found, best):
         for name, learned in found.items():
             run.metric(f"load {load}, {name}: recalled", *mean_and_sem(learned.recalled[at]), ("all", 1))
         reference = ("Gardner, N to infinity", theory_stability(load))
-        for name, values in {name: found[name].stability for name in ("perceptron", "perceptron, margin")}.items():
-            run.metric(f"load {load}, {name}: stability", *mean_and_sem(values[at]), ("best couplings", best[at].mean()))
+        for name in ("perceptron", "perceptron, margin"):
+            row = mean_and_sem(found[name].stability[at])
+            run.metric(f"load {load}, {name}: stability", *row, ("best couplings", best[at].mean()))
         run.metric(f"load {load}, best couplings: stability", *mean_and_sem(best[at]), reference)
     beyond = sum((own.stability[: len(best)] > best + 1e-3).sum() for own in found.values())
     run.metric("units more stable than the best couplings", beyond, None, ("theorem", 0), 0)
 
 
 def section_rules(run):
-    """On the same patterns each rule stores more than Hebb's; what comes back from a damaged cue is decided by stability."""
+    """On the same patterns other rules store more than Hebb's; a margin lets the perceptron's come back from damaged cues."""
     config, n = run.config, run.config.rule_units
     if n < 2:
         sys.exit("[rules] --rule-units must be at least 2: a unit alone has no couplings")
@@ -1131,7 +1074,8 @@ def section_rules(run):
     run.figure(draw_loads(found, n), "loads")
     run.figure(draw_units(found, best, trainable, n, config.n_labellings), "units")
     shares = {name: learned.recalled[LOADS.index(0.5)].mean() for name, learned in found.items()}
-    run.say(f"at a load of 0.5 come back: {', '.join(f'{name} {share:.0%}' for name, share in shares.items())}")
+    said = "; ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    run.say(f"at a load of 0.5 most patterns come back by the rule {best_recall(found)} ({said})")
 
 
 # %% 6. Noise
@@ -1235,19 +1179,14 @@ ONE_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5)
 BINDER_TEMPERATURES = (0.9, 0.95, 1.0, 1.05, 1.1)
 
 
-class Melting(NamedTuple):
-    """One pattern at temperatures: chains beside the exact sums."""
-
-    n: int
-    overlap: torch.Tensor  # <|m|> of each chain, (chains, ONE_TEMPERATURES)
-    sizes: list  # two, for the crossing
-    cumulants: np.ndarray  # Binder's, of each group of chains: (groups, sizes, BINDER_TEMPERATURES)
-    exact: np.ndarray  # the same, summed, (sizes, BINDER_TEMPERATURES)
+# One pattern in n units: <|m|> of each chain (chains, ONE_TEMPERATURES). For two sizes: Binder's cumulants of groups of
+# chains, (groups, 2, BINDER_TEMPERATURES), and the exact ones.
+Melting = namedtuple("Melting", "n overlap sizes cumulants exact")
 
 
 def crossing(cumulants):
-    """Where the lines through two sizes' cumulants (..., 2, temperatures) cross; nan if they are parallel."""
-    slope, start = np.polyfit(BINDER_TEMPERATURES, np.asarray(cumulants)[1] - np.asarray(cumulants)[0], 1)
+    """Where two sizes' cumulants (2, BINDER_TEMPERATURES) cross, by a line through their difference; nan if it is level."""
+    slope, start = np.polyfit(BINDER_TEMPERATURES, cumulants[1] - cumulants[0], 1)
     return -start / slope if slope else math.nan
 
 
@@ -1257,7 +1196,7 @@ def measure_melting(n, n_chains, n_sweeps, device, n_groups=12):
     overlap = observe(x, n_chains, ONE_TEMPERATURES, n_sweeps, "one pattern").abs().mean(0)[0]
     for size in sizes:
         one = random_patterns(n_groups, 1, size).to(device)
-        m = observe(one, n_chains, BINDER_TEMPERATURES, 2 * n_sweeps, f"crossing, N = {size}")
+        m = observe(one, n_chains // 4 + 1, BINDER_TEMPERATURES, 2 * n_sweeps, f"crossing, N = {size}")
         cumulants.append(to_numpy(binder((m**2).mean((0, 2)), (m**4).mean((0, 2)))))
     exact = [[binder(exact_moment(size, t, 2), exact_moment(size, t, 4)) for t in BINDER_TEMPERATURES] for size in sizes]
     return Melting(n, overlap, sizes, np.stack(cumulants, 1), np.array(exact))
@@ -1268,33 +1207,30 @@ GRID_LOADS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.11, 0.13, 0.15, 0.17)
 GRID_TEMPERATURES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.05)
 
 
-class Phases(NamedTuple):
-    """Many patterns and noise together."""
-
-    points: dict  # {(load, temperature): (overlap of each net, extrapolated (nets,), theory)}
-    loads: np.ndarray  # of the grid, (loads,)
-    grid: np.ndarray  # mean overlap, (loads, GRID_TEMPERATURES)
-    theory: np.ndarray  # the same for N to infinity
+# {(load, temperature): (overlap of each net, theory)}, where the two sizes have one load; the grid's loads, its mean
+# overlaps (loads, GRID_TEMPERATURES), and the same for N to infinity.
+Phases = namedtuple("Phases", "points loads grid theory")
 
 
 def measure_points(n, n_nets, n_sweeps, device):
-    """{(load, temperature): (overlaps (nets,), theory)} at POINTS: from n/2 and n units, extrapolated in 1/N."""
-    points, sizes = {}, (max(n // 2, 1), n)
+    """Overlaps at POINTS from nets of n/2 and of n units, extrapolated in 1/N, as in `Phases`."""
+    points = {}
     for load, temperatures in POINTS.items():
-        counts, both = [max(1, round(load * size)) for size in sizes], []
-        for size, p in zip(sizes, counts, strict=True):
+        counts, both = [max(1, round(load * size)) for size in (n // 2, n)], []
+        for size, p in zip((n // 2, n), counts, strict=True):
             x = random_patterns(n_nets, p, size).to(device)
             both.append(observe(x, 1, temperatures, n_sweeps, f"load {load}, N = {size}").mean((0, 2)))
-        theory = [theory_noisy_overlap(p / size, temperatures) for size, p in zip(sizes, counts, strict=True)]
-        for k, t in enumerate(temperatures):
-            points[load, t] = 2 * both[1][:, k] - both[0][:, k], 2 * theory[1][k] - theory[0][k]
+        if 2 * counts[0] == counts[1]:
+            overlaps = (2 * both[1] - both[0]).T
+            rows = zip(temperatures, overlaps, theory_noisy_overlap(counts[1] / n, temperatures), strict=True)
+            points |= {(load, t): (found, theory) for t, found, theory in rows}
     return points
 
 
 def measure_phases(n, n_nets, n_sweeps, device):
-    """`Phases`: its points with nets of n/2 and n units, its grid with a quarter as many nets of n/2 units."""
-    points, size, grid = measure_points(n, n_nets, n_sweeps, device), max(n // 2, 1), []
-    counts = [max(1, round(load * size)) for load in GRID_LOADS]
+    """`Phases`: a quarter as many nets on the grid, of n/2 units."""
+    points, size = measure_points(n, n_nets, n_sweeps, device), n // 2
+    counts, grid = sorted({max(1, round(load * size)) for load in GRID_LOADS}), []
     for p in counts:
         x = random_patterns(n_nets // 4 + 1, p, size).to(device)
         grid.append(to_numpy(observe(x, 1, GRID_TEMPERATURES, n_sweeps // 2 + 1, f"phases, P = {p}").mean((0, 1, 2))))
@@ -1305,27 +1241,15 @@ def measure_phases(n, n_nets, n_sweeps, device):
 GAINS = (0.5, 1.5, 3.0, 10.0)
 
 
-class Graded(NamedTuple):
-    """Graded units: L on the way, {gain: (steps, runs)}, and where one pattern rests, {gain: overlap}."""
-
-    energies: dict
-    overlaps: dict
-
-
-def measure_graded(n=100, n_runs=100):
-    """Nets of five patterns from small random inputs, and of one pattern from a tenth of it, float64 on the CPU."""
-    five, one, energies, overlaps = hebb(random_patterns(5, n).double()), random_patterns(1, n).double(), {}, {}
+def measure_graded(n=100, n_runs=100, n_steps=400):
+    """{gain: (rises of L in runs with five patterns, where a net of one pattern rests)}, float64 on the CPU."""
+    five, one, found = hebb(random_patterns(5, n).double()), random_patterns(1, n).double(), {}
     for gain in GAINS:
-        u = 0.2 * torch.randn(n_runs, n, dtype=torch.float64)
-        energies[gain] = graded_energy(five, graded_path(five, u, gain, 400), gain)
-        V = torch.tanh(gain * graded_path(hebb(one), 0.1 * one, gain, 1000)[-1])
-        overlaps[gain] = (V * one).mean().item()
-    return Graded(energies, overlaps)
-
-
-def theory_graded_overlap(gain, n=100):
-    """The stable solution of m = tanh(gain (1 - 1/n) m)."""
-    return theory_low_load_overlap(1 / (gain * (1 - 1 / n)))
+        path = graded_path(five, 0.2 * torch.randn(n_runs, n, dtype=torch.float64), gain, n_steps)
+        rises = (graded_energy(five, path, gain).diff(dim=0) > 1e-10).sum().item()  # 1e-10: rounding in sums of about 100
+        outputs = torch.tanh(gain * graded_path(hebb(one), 0.1 * one, gain, 1000)[-1])
+        found[gain] = rises, (outputs * one).mean().item()
+    return found
 
 
 def draw_melting(found):
@@ -1349,64 +1273,51 @@ def draw_melting(found):
     return fig
 
 
-def draw_phases(phases, graded):
-    """The plane of load and temperature: what nets keep, beside the line of the theory; and graded units' descent."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.7), layout="constrained")
-    left.pcolormesh(phases.loads, GRID_TEMPERATURES, phases.grid.T, cmap="magma", vmin=0, vmax=1, shading="nearest")
-    colors = fig.colorbar(left.collections[0], ax=left)
-    colors.set_label("overlap with the pattern, measured")
+def draw_phase_diagram(phases, agree):
+    """The plane of load and temperature: what nets keep, beside the line of the theory."""
+    fig, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    mesh = ax.pcolormesh(phases.loads, GRID_TEMPERATURES, phases.grid.T, cmap="magma", vmin=0, vmax=1, shading="nearest")
+    fig.colorbar(mesh, ax=ax, label="overlap with the pattern, measured")
     line = np.linspace(0.002, theory_critical_load()[0], 40)
-    left.plot(line, theory_melting(line), "w-", lw=3, label="theory: memory below")
-    left.set(xlabel="load $\\alpha$ = P / N", ylabel="temperature T")
-    agree = np.mean((phases.grid > 0.5) == (phases.theory > 0.5))
-    left.set_title(f"The phase of memory: {agree:.0%} of the nets' fields agree with theory")
-    left.legend(loc="upper right", facecolor="0.3", labelcolor="w")
-    for gain, color in zip(GAINS[1:], plt.cm.cividis((0.0, 0.5, 0.9)), strict=True):
-        lines = right.plot(0.1 * np.arange(151), graded.energies[gain][:151, :8] / 100, color=color, alpha=0.7)
-        lines[0].set_label(f"gain {gain:g}, T = {1 / gain:.2g}")
-    rises = sum((path.diff(dim=0) > 1e-10).sum().item() for path in graded.energies.values())
-    right.set(xlabel="time", ylabel="L per unit", title=f"Graded units: L rises {rises} times")
-    right.legend(loc="upper right")
+    ax.plot(line, theory_melting(line), "w-", lw=3, label="theory: memory below this line")
+    ax.set(xlabel="load $\\alpha$ = P / N", ylabel="temperature T")
+    ax.set_title(f"Where memory lives: {agree:.0%} of the fields as theory has them")
+    ax.legend(loc="upper right", facecolor="0.3", labelcolor="w")
     return fig
 
 
 def record_melting(run, found):
-    """The metrics of one pattern, beside exact sums at the same N and beside infinite nets."""
-    n_chains = len(found.overlap)
+    """The metrics of one pattern, beside exact sums at the same N."""
     for k, t in enumerate(ONE_TEMPERATURES):
         (mean, sem), exact = mean_and_sem(found.overlap[:, k]), exact_moment(found.n, t, 1)
-        run.metric(f"P = 1, T = {t}: overlap", mean, sem, ("exact at this N", exact), allowed(sem, n_chains))
-        limit = theory_low_load_overlap(t)
-        run.metric(f"P = 1, T = {t}: exact overlap", exact, None, ("m = tanh(m/T), N to infinity", limit))
+        run.metric(f"P = 1, T = {t}: overlap", mean, sem, ("exact at this N", exact), allowed(sem, len(found.overlap)))
     crossings, exact = [crossing(one) for one in found.cumulants], crossing(found.exact)
     mean, sem = mean_and_sem(crossings)
-    if math.isfinite(mean):
-        run.metric("T at which Binder's cumulants cross", mean, sem, ("exact sums", exact), allowed(sem, len(crossings)))
-        run.metric("the same from exact sums", exact, None, ("mean field, N to infinity", 1))
-    else:
-        run.say("cumulants of two sizes that are alike do not cross: raise --glauber-units or --glauber-sweeps")
+    if not math.isfinite(mean):
+        return run.say("cumulants of two sizes that are alike do not cross: raise --glauber-units or --glauber-sweeps")
+    run.metric("T at which Binder's cumulants cross", mean, sem, ("exact sums", exact), allowed(sem, len(crossings)))
+    return run.metric("the same from exact sums", exact, None, ("mean field, N to infinity", 1))
 
 
 def section_noise(run):
     """With temperature T the overlap follows m = tanh(m/T), and other patterns add their own noise: a phase diagram."""
-    config = run.config
-    n, n_chains, n_sweeps = config.glauber_units, config.n_chains, config.glauber_sweeps
+    n, n_chains, n_sweeps = run.config.glauber_units, run.config.n_chains, run.config.glauber_sweeps
+    if n < 4:
+        sys.exit(f"[noise] --glauber-units must be at least 4, since nets of a half are compared, not {n}")
     melting = measure_melting(n, n_chains, n_sweeps, run.device)
     record_melting(run, melting)
     run.figure(draw_melting(melting), "melting")
-    phases, graded = measure_phases(n, n_chains, n_sweeps, run.device), measure_graded()
+    phases = measure_phases(n, n_chains, n_sweeps, run.device)
     for (load, t), (overlaps, theory) in phases.points.items():
-        mean, sem = mean_and_sem(overlaps)
-        within = allowed(sem, len(overlaps))
-        run.metric(f"load {load}, T = {t}: overlap, 1/N to 0", mean, sem, ("Amit, Gutfreund, Sompolinsky", theory), within)
+        (mean, sem), reference = mean_and_sem(overlaps), ("Amit, Gutfreund, Sompolinsky", theory)
+        run.metric(f"load {load}, T = {t}: overlap, 1/N to 0", mean, sem, reference, allowed(sem, n_chains))
     agree = np.mean((phases.grid > 0.5) == (phases.theory > 0.5))
     run.metric("fields of the phase diagram as in theory", agree, None, ("all", 1))
-    for gain, overlap in graded.overlaps.items():
-        reference = ("m = tanh(0.99 gain m)", theory_graded_overlap(gain))
+    run.figure(draw_phase_diagram(phases, agree), "phases")
+    for gain, (rises, overlap) in measure_graded().items():
+        reference = ("m = tanh(0.99 gain m)", theory_low_load_overlap(1 / (0.99 * gain)))
         run.metric(f"graded units, gain {gain:g}: overlap", overlap, None, reference, 1e-6)
-    rises = sum((path.diff(dim=0) > 1e-10).sum().item() for path in graded.energies.values())  # rounding: sums of 1e2
-    run.metric("graded units: rises of L", rises, None, ("theorem, 160000 steps", 0), 0)
-    run.figure(draw_phases(phases, graded), "phases")
+        run.metric(f"graded units, gain {gain:g}: rises of L", rises, None, ("theorem, 40000 steps", 0), 0)
     run.say(f"{agree:.0%} of the fields of the phase diagram lie on the side of m = 1/2 that theory gives them")
 
 
@@ -1493,19 +1404,10 @@ def exact_polynomial_error(n, degree, p):
     )
 
 
+@functools.cache
 def exact_polynomial_load(n, degree, error):
     """The P at which `exact_polynomial_error` is `error`."""
-    start = math.log(theory_polynomial_load(n, degree, error))
-    return math.exp(
-        brentq(lambda x: exact_polynomial_error(n, degree, math.exp(x)) - error, start - 1, start + 1, xtol=1e-6)
-    )
-
-
-def theory_polynomial_load(n, degree, error):
-    """The same if the noise were Gaussian, with its exact variance: what P tends to for N to infinity."""
-    c = 2.0 * np.arange(n) - (n - 1)
-    variance = binom.pmf(np.arange(n), n - 1, 0.5) @ ((c + 1) ** degree - (c - 1) ** degree) ** 2
-    return 1 + ((n**degree - (n - 2.0) ** degree) / ndtri(error)) ** 2 / variance
+    return math.exp(brentq(lambda x: exact_polynomial_error(n, degree, math.exp(x)) - error, math.log(1.5), 25, xtol=1e-6))
 
 
 def theory_exponential_rate(share):
@@ -1518,22 +1420,15 @@ WELLS = {2: ("tab:gray", (1, 2, 4, 8)), 3: ("tab:cyan", (0.375, 0.5, 0.75, 1, 1.
 ERROR = 0.01  # share of units wrong that defines a load
 
 
-class Wells(NamedTuple):
-    """The number of patterns at which one step gets ERROR of the units wrong, for wells xⁿ."""
-
-    sizes: list
-    loads: np.ndarray  # measured, (nets, sizes)
-    exact: np.ndarray  # (sizes,)
-
-    def exponents(self, loads):
-        """Slopes of log loads (..., sizes) against log N."""
-        return np.polyfit(np.log(self.sizes), np.log(loads).T, 1)[0]
+# Patterns at which one step gets ERROR of the units wrong: sizes, measured loads (nets, sizes), exact ones (sizes,), and the
+# exponents of both, (nets,) and a number.
+Wells = namedtuple("Wells", "sizes loads exact exponents exact_exponent")
 
 
 def measured_load(n, degree, device="cpu"):
     """The load of one net. A tie is half wrong, and Gaussian noise makes probit(error) ~ -1/√P: a line through five points
     (log -probit, log P)."""
-    counts = [max(4, round(factor * theory_polynomial_load(n, degree, ERROR))) for factor in (0.5, 0.7, 1, 1.4, 2)]
+    counts = [max(4, round(factor * exact_polynomial_load(n, degree, ERROR))) for factor in (0.5, 0.7, 1, 1.4, 2)]
     patterns, logs = random_patterns(counts[-1], n).to(device), []
     for p in counts:
         start = patterns[: min(p, 200)]
@@ -1548,8 +1443,9 @@ def measure_wells(n_units, n_nets, device):
     found = {}
     for degree, (_, factors) in WELLS.items():
         sizes = [round(factor * n_units) for factor in factors]
-        loads = [[measured_load(n, degree, device) for n in sizes] for _ in range(n_nets)]
-        found[degree] = Wells(sizes, np.array(loads), np.array([exact_polynomial_load(n, degree, ERROR) for n in sizes]))
+        loads = np.array([[measured_load(n, degree, device) for n in sizes] for _ in range(n_nets)])
+        exact = np.array([exact_polynomial_load(n, degree, ERROR) for n in sizes])
+        found[degree] = Wells(sizes, loads, exact, *(np.polyfit(np.log(sizes), np.log(p).T, 1)[0] for p in (loads, exact)))
     return found
 
 
@@ -1570,16 +1466,8 @@ def measure_exponential(sizes, n_nets, device, share=0.1):
     return found
 
 
-class Attention(NamedTuple):
-    """Is the softmax step attention, and does it descend?"""
-
-    gap: float  # largest difference to torch's own attention
-    n_steps: int
-    rises: int  # of E
-
-
 def check_attention(keys, queries):
-    """Against torch on keys (P, d) and queries (B, d), float64; rises of E on random keys and states."""
+    """Largest gap to torch's attention on keys (P, d), queries (B, d); rises of E and steps on random keys, float64."""
     attention = torch.nn.functional.scaled_dot_product_attention(queries[None], keys[None], keys[None])[0]
     gap = (softmax_update(keys, queries, keys.shape[1] ** -0.5) - attention).abs().max().item()
     keys, rises, betas = torch.randn(50, 20, dtype=torch.float64), 0, (0.05, 0.3, 1.0, 10.0)
@@ -1588,19 +1476,14 @@ def check_attention(keys, queries):
         for _ in range(20):
             before, state = state, softmax_update(keys, state, beta)
             rises += (softmax_energy(keys, state, beta) > softmax_energy(keys, before, beta) + 1e-12).sum().item()
-    return Attention(gap, 500 * 20 * len(betas), rises)
+    return gap, rises, 500 * 20 * len(betas)
 
 
-class ManyDigits(NamedTuple):
-    """All digits stored in 64 units: recall of some, and what the softmax step mixes."""
-
-    n: int  # digits stored
-    hits: dict  # {(kind of cue, rule): which of the cues come back (cues,)}
-    nearest: dict  # {kind of cue: share of the cues whose nearest neighbour is right}
-    betas: np.ndarray
-    blended: np.ndarray  # patterns in the mean at rest, exp(entropy of the weights), (betas, cues)
-    pictures: list  # of eight cues: stored, cue, Hebb, pseudo-inverse, softmax, each (8, 64)
-    at_rest: list  # of the same eight at rest, at six of the betas
+SHOWN_BETAS = (0, 9, 10, 12, 13, 20)
+# All digits in 64 units: how many; {(kind of cue, rule): which cues come back (cues,)}; {kind: share whose nearest neighbour
+# is right}; betas, and patterns in the mean at rest, exp(entropy of the weights) (betas, cues); pictures of eight cues:
+# stored, cue, what three rules recall; and at rest at SHOWN_BETAS, each (8, 64).
+ManyDigits = namedtuple("ManyDigits", "n hits nearest betas blended pictures at_rest")
 
 
 def measure_digits(x, n_cues):
@@ -1621,12 +1504,8 @@ def measure_digits(x, n_cues):
     return ManyDigits(len(x), hits, nearest, betas.numpy(), blended, pictures, [rest[k][:8] for k in SHOWN_BETAS])
 
 
-SHOWN_BETAS = (0, 9, 10, 12, 13, 20)
-
-
 def measure_grey(n_cues, device, noise=0.2):
-    """{by: which noisy grey digits come back (cues,)} by dot product and by distance; and the winners' mean |x| by dot product
-    over that of all pictures."""
+    """{by: which noisy grey digits come back (cues,)}, and how long the dot product's choices are, in means of all |x|."""
     x = torch.tensor(load_digits().data, dtype=torch.float32, device=device).div(16).unique(dim=0)
     chosen = torch.randperm(len(x))[:n_cues].to(device)
     cues = x[chosen] + noise * torch.randn(len(chosen), 64).to(device)
@@ -1641,16 +1520,10 @@ def draw_capacity(wells, digits_found):
     """Loads against N for three wells, and how many patterns the softmax step blends."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
     for (degree, found), (color, _) in zip(wells.items(), WELLS.values(), strict=True):
-        mean, sem = mean_and_sem(found.exponents(found.loads))
+        mean, sem = mean_and_sem(found.exponents)
         left.plot(found.sizes, found.exact, "k--", lw=1, label="exactly" if degree == 2 else None)
-        left.errorbar(
-            found.sizes,
-            *means_and_sems(found.loads.T),
-            fmt="o",
-            color=color,
-            capsize=3,
-            label=f"$x^{degree}$: exponent {mean:.2f} ± {sem:.2f}",
-        )
+        rows, label = means_and_sems(found.loads.T), f"$x^{degree}$: exponent {mean:.2f} ± {sem:.2f}"
+        left.errorbar(found.sizes, *rows, fmt="o", color=color, capsize=3, label=label)
     left.set(xscale="log", yscale="log", xlabel="units N", ylabel="patterns at 1 % of units wrong, P")
     left.set_xticks([64, 128, 256, 512, 1024], ["64", "128", "256", "512", "1024"])
     left.minorticks_off()
@@ -1682,16 +1555,15 @@ def draw_digits(found):
 def record_wells(run, wells, exponential):
     """Exponents beside the exact ones at the same N, and beside n - 1; and exponential wells beside Hebb's."""
     for degree, found in wells.items():
-        exponents, exact = found.exponents(found.loads), found.exponents(found.exact)
-        mean, sem = mean_and_sem(exponents)
-        run.metric(f"wells x^{degree}: exponent of N", mean, sem, ("exactly, same N", exact), allowed(sem, len(exponents)))
+        (mean, sem), exact = mean_and_sem(found.exponents), found.exact_exponent
+        run.metric(f"wells x^{degree}: exponent of N", mean, sem, ("exactly, same N", exact), allowed(sem, len(found.loads)))
         run.metric(f"wells x^{degree}: exact exponent", exact, None, ("N to infinity", degree - 1))
     for n, (p, wells_wrong, hebb_wrong) in exponential.items():
         reference = ("Hebb, same cues", hebb_wrong.mean())
         run.metric(f"wells e^x, N = {n}, P = {p}: units wrong", *mean_and_sem(wells_wrong), reference)
 
 
-def record_digits(run, found, grey, brightness):
+def record_recall(run, found, grey, brightness):
     """Recall among all digits beside nearest neighbours, and among grey ones by two measures."""
     for (kind, rule), hits in found.hits.items():
         run.metric(f"{kind}, {rule}: digits recalled", *mean_and_sem(hits), ("nearest neighbour", found.nearest[kind]))
@@ -1699,7 +1571,7 @@ def record_digits(run, found, grey, brightness):
     run.metric("patterns blended at the largest beta", *mean_and_sem(found.blended[-1]), ("one", 1))
     for by, hits in grey.items():
         run.metric(f"grey digits by {by}: recalled", *mean_and_sem(hits), ("all", 1))
-    run.metric("grey digits: length of the dot product's choice", brightness, None, ("mean length", 1))
+    run.metric("grey digits: length of the product's choice", brightness, None, ("mean length", 1))
 
 
 def section_modern(run):
@@ -1711,17 +1583,16 @@ def section_modern(run):
     exponential = measure_exponential((20, 35, 50), nets, run.device)
     record_wells(run, wells, exponential)
     x = digits()[0].unique(dim=0).to(run.device)
-    attention = check_attention(x.cpu().double(), flipped(x[: config.n_cues], 0.1).cpu().double())
-    run.metric("softmax step: largest gap to attention", attention.gap, None, ("torch's own", 0), 1e-12)
-    run.metric("softmax step: rises of E", attention.rises, None, (f"theorem, {attention.n_steps} updates", 0), 0)
+    gap, rises, n_steps = check_attention(x.cpu().double(), flipped(x[: config.n_cues], 0.1).cpu().double())
+    run.metric("softmax step: largest gap to attention", gap, None, ("torch's own", 0), 1e-12)
+    run.metric("softmax step: rises of E", rises, None, (f"theorem, {n_steps} updates", 0), 0)
     found, (grey, brightness) = measure_digits(x, config.n_cues), measure_grey(config.n_cues, run.device)
-    record_digits(run, found, grey, brightness)
+    record_recall(run, found, grey, brightness)
     run.figure(draw_capacity(wells, found), "capacity")
     run.figure(draw_digits(found), "digits")
     shares = {rule: hits.double().mean().item() for (kind, rule), hits in found.hits.items() if kind == "10 % flipped"}
-    run.say(
-        f"of {found.n} digits in 64 units come back: {', '.join(f'{rule} {share:.0%}' for rule, share in shares.items())}"
-    )
+    said = ", ".join(f"{rule} {share:.0%}" for rule, share in shares.items())
+    run.say(f"of {found.n} digits in 64 units come back from 10 % flipped: {said}")
     by_dot, by_distance = (hits.double().mean().item() for hits in grey.values())
     run.say(f"grey digits, which differ in length: {by_dot:.0%} by dot product, {by_distance:.0%} by distance")
 
