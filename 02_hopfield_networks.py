@@ -515,8 +515,8 @@ def section_memories(run):
 # Balance the two terms, α - α_c ~ x², against the noise, which moves x by √(t/N) in the time t ~ 1/x that the drift
 # takes: x ~ (1/(xN))^(1/2), so x ~ N^(-1/3), and
 #     α_½ - α_c ~ N^(-2/3).
-# The argument is rough, so the data must say: three sizes N, 2N, 4N give the exponent as log₂ of the ratio of the two
-# drifts. A line in N^(-2/3) then leads to α_c. How far it moves without the smallest net is its systematic error.
+# The argument is rough, so the data must say: sizes N, 2N, 4N, 8N give the exponent, log₂ of the ratio of two drifts. A line
+# in N^(-2/3) then leads to α_c. How far its end moves if the exponent is off by one standard error is its systematic error.
 
 
 def keeps_sign(patterns):
@@ -626,6 +626,12 @@ def find_critical_load(found):
     return Critical(both[:, :4], *both[:, 4:].T)
 
 
+def law_error(found, critical):
+    """How far the line's end moves if the exponent is one standard error less than 2/3; nan if no exponent was found."""
+    power = 2 / 3 - critical.exponent[1]
+    return abs(limit_of(critical.halves[0], found.sizes, power) - critical.limit[0]) if power > 0 else math.nan
+
+
 def measure_bit_errors(n, n_nets, device):
     """{load: share of units that err in one step from a pattern, of each net (n_nets,)}."""
 
@@ -667,7 +673,8 @@ def draw_retrieval(found, critical):
         right.plot(line, start + slope * line ** (1.5 * power), "0.4", ls=style, label=label, zorder=0)
     right.plot(0, theory, "k*", ms=12, label="theory", clip_on=False)
     right.set(xlabel="$N^{-2/3}$", ylabel="load at which half are retained", xlim=(0, None))
-    right.set_title(f"Extrapolated: $\\alpha_c$ = {critical.limit[0]:.4f} ± {critical.limit[1]:.4f}")
+    law = law_error(found, critical)
+    right.set_title(f"$\\alpha_c$ = {critical.limit[0]:.4f} ± {critical.limit[1]:.4f} (chance) ± {law:.4f} (law)")
     right.legend()
     return fig
 
@@ -699,8 +706,9 @@ def record_retrieval(run, found, critical):
     repeats, theory = len(found.shares), ("Amit, Gutfreund, Sompolinsky", theory_critical_load()[0])
     for n, value, sem in zip(found.sizes, *critical.halves, strict=True):
         run.metric(f"N = {n}: load at which half are retained", value, sem, theory)
-    within, systematic = allowed(critical.limit[1], repeats), abs(critical.limit[0] - critical.without_smallest[0])
-    run.metric("alpha_c: line in N^(-2/3)", *critical.limit, theory, None if within is None else within + systematic)
+    within, systematic = allowed(critical.limit[1], repeats), law_error(found, critical)
+    known = within is not None and math.isfinite(systematic)
+    run.metric("alpha_c: line in N^(-2/3)", *critical.limit, theory, within + systematic if known else None)
     run.metric("alpha_c: line without the smallest nets", *critical.without_smallest, theory)
     run.metric("alpha_c: line in N^(-1/2), law of the width", *critical.by_root, theory)
     if math.isfinite(critical.exponent[0]):
@@ -1058,7 +1066,7 @@ def record_rules(run, found, best):
 
 
 def section_rules(run):
-    """On the same patterns other rules store more than Hebb's; a margin lets the perceptron's come back from damaged cues."""
+    """On the same patterns other rules store more than Hebb's; a margin lets the perceptron's come back when damaged."""
     config, n = run.config, run.config.rule_units
     if n < 2:
         sys.exit("[rules] --rule-units must be at least 2: a unit alone has no couplings")
@@ -1140,15 +1148,16 @@ def theory_low_load_overlap(temperature):
     return brentq(lambda m: m - math.tanh(m / temperature), 1e-9, 1) if temperature < 1 - 1e-9 else 0.0
 
 
-def theory_noisy_overlap(load, temperature, n_steps=1000):
+def theory_noisy_overlap(load, temperature, n_steps=600):
     """m of the retrieval state at a load and a temperature (arrays), by iteration from m = q = 1."""
-    z, weight = np.polynomial.hermite_e.hermegauss(101)
+    z = np.linspace(-8, 8, 321)  # narrow enough for the steps that tanh makes at low temperature
+    weight = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
     load, temperature = np.broadcast_arrays(np.asarray(load, dtype=float), np.asarray(temperature, dtype=float))
     m, q = np.ones(load.shape), np.ones(load.shape)
     for _ in range(n_steps):
         r = q / np.maximum(1 - (1 - q) / temperature, 1e-9) ** 2
         outputs = np.tanh((m[..., None] + np.sqrt(load * r)[..., None] * z) / temperature[..., None])
-        m, q = outputs @ weight / weight.sum(), outputs**2 @ weight / weight.sum()
+        m, q = outputs @ weight, outputs**2 @ weight
     return m
 
 
@@ -1162,17 +1171,24 @@ def theory_melting(loads):
     return (low + high) / 2
 
 
-def observe(x, starts, temperatures, n_sweeps, label):
-    """Overlap with the first pattern of x (nets, P, N), sweep by sweep: `starts` chains a net and temperature start there.
+def observe(W, first, starts, temperatures, n_sweeps, label):
+    """Overlap with the pattern `first` (nets, N) of nets W (nets, N, N), where `starts` chains a net and temperature start.
 
-    Returns (sweeps, nets, starts, temperatures), the first third of the sweeps thrown away."""
-    s, W, burn, path = x[:, :1].repeat(1, starts * len(temperatures), 1), hebb(x), n_sweeps // 3, []
-    each = torch.tensor(temperatures, device=x.device).repeat(starts)
+    Sweep by sweep, (sweeps, nets, starts, temperatures), the first third of the sweeps thrown away."""
+    target = first[:, None]
+    s, burn, path = target.repeat(1, starts * len(temperatures), 1), n_sweeps // 3, []
+    each = torch.tensor(temperatures, device=W.device).repeat(starts)
     for sweep in Progress(range(n_sweeps), label):
         s = glauber(W, s, each)
         if sweep >= burn:
-            path.append((s * x[:, :1]).mean(-1).unflatten(1, (starts, -1)))
+            path.append((s * target).mean(-1).unflatten(1, (starts, -1)))
     return torch.stack(path).double().cpu()
+
+
+def nets_of_loads(counts, n_nets, n, device):
+    """`n_nets` nets for each number of patterns in `counts`: Hebb's couplings (nets, N, N), and first patterns (nets, N)."""
+    sets = [random_patterns(n_nets, p, n).to(device) for p in counts]
+    return torch.cat([hebb(x) for x in sets]), torch.cat([x[:, 0] for x in sets])
 
 
 ONE_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5)
@@ -1192,17 +1208,17 @@ def crossing(cumulants):
 
 def measure_melting(n, n_chains, n_sweeps, device, n_groups=12):
     """Nets with one pattern: overlaps at N = n; Binder's cumulants at n/8 and n/2, from `n_groups` groups of chains."""
-    x, sizes, cumulants = random_patterns(1, 1, n).to(device), [max(4, n // 8), max(8, n // 2)], []
-    overlap = observe(x, n_chains, ONE_TEMPERATURES, n_sweeps, "one pattern").abs().mean(0)[0]
+    nets, sizes, cumulants = nets_of_loads([1], 1, n, device), [max(4, n // 8), max(8, n // 2)], []
+    overlap = observe(*nets, n_chains, ONE_TEMPERATURES, n_sweeps, "one pattern").abs().mean(0)[0]
     for size in sizes:
-        one = random_patterns(n_groups, 1, size).to(device)
-        m = observe(one, n_chains // 4 + 1, BINDER_TEMPERATURES, 2 * n_sweeps, f"crossing, N = {size}")
+        nets = nets_of_loads([1], n_groups, size, device)
+        m = observe(*nets, n_chains // 4 + 1, BINDER_TEMPERATURES, 2 * n_sweeps, f"crossing, N = {size}")
         cumulants.append(to_numpy(binder((m**2).mean((0, 2)), (m**4).mean((0, 2)))))
     exact = [[binder(exact_moment(size, t, 2), exact_moment(size, t, 4)) for t in BINDER_TEMPERATURES] for size in sizes]
     return Melting(n, overlap, sizes, np.stack(cumulants, 1), np.array(exact))
 
 
-POINTS = {0.02: (0.4, 0.6), 0.06: (0.2, 0.3, 0.4)}  # {load: temperatures}, well inside the phase of memory
+POINT_LOADS, POINT_TEMPERATURES = (0.02, 0.04), (0.2, 0.3, 0.4)  # well inside the phase of memory
 GRID_LOADS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.11, 0.13, 0.15, 0.17)
 GRID_TEMPERATURES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.05)
 
@@ -1213,29 +1229,28 @@ Phases = namedtuple("Phases", "points loads grid theory")
 
 
 def measure_points(n, n_nets, n_sweeps, device):
-    """Overlaps at POINTS from nets of n/2 and of n units, extrapolated in 1/N, as in `Phases`."""
-    points = {}
-    for load, temperatures in POINTS.items():
-        counts, both = [max(1, round(load * size)) for size in (n // 2, n)], []
-        for size, p in zip((n // 2, n), counts, strict=True):
-            x = random_patterns(n_nets, p, size).to(device)
-            both.append(observe(x, 1, temperatures, n_sweeps, f"load {load}, N = {size}").mean((0, 2)))
-        if 2 * counts[0] == counts[1]:
-            overlaps = (2 * both[1] - both[0]).T
-            rows = zip(temperatures, overlaps, theory_noisy_overlap(counts[1] / n, temperatures), strict=True)
-            points |= {(load, t): (found, theory) for t, found, theory in rows}
+    """Overlaps from nets of n/2 and of n units, extrapolated in 1/N, as in `Phases`."""
+    points, both = {}, []
+    for size in (n // 2, n):
+        nets = nets_of_loads([max(1, round(load * size)) for load in POINT_LOADS], n_nets, size, device)
+        overlaps = observe(*nets, 1, POINT_TEMPERATURES, n_sweeps, f"noise, N = {size}").mean((0, 2))
+        both.append(overlaps.unflatten(0, (len(POINT_LOADS), -1)))
+    for k, load in enumerate(POINT_LOADS):
+        p = round(load * n)
+        if 2 * round(load * (n // 2)) == p > 0 and n % 2 == 0:
+            theory = theory_noisy_overlap(p / n, POINT_TEMPERATURES)
+            rows = zip(POINT_TEMPERATURES, (2 * both[1] - both[0])[k].T, theory, strict=True)
+            points |= {(load, t): (overlaps, reference) for t, overlaps, reference in rows}
     return points
 
 
 def measure_phases(n, n_nets, n_sweeps, device):
     """`Phases`: a quarter as many nets on the grid, of n/2 units."""
     points, size = measure_points(n, n_nets, n_sweeps, device), n // 2
-    counts, grid = sorted({max(1, round(load * size)) for load in GRID_LOADS}), []
-    for p in counts:
-        x = random_patterns(n_nets // 4 + 1, p, size).to(device)
-        grid.append(to_numpy(observe(x, 1, GRID_TEMPERATURES, n_sweeps // 2 + 1, f"phases, P = {p}").mean((0, 1, 2))))
-    loads = np.array(counts) / size
-    return Phases(points, loads, np.stack(grid), theory_noisy_overlap(loads[:, None], GRID_TEMPERATURES))
+    counts, each = sorted({max(1, round(load * size)) for load in GRID_LOADS}), n_nets // 4 + 1
+    found = observe(*nets_of_loads(counts, each, size, device), 1, GRID_TEMPERATURES, n_sweeps // 2 + 1, "phases")
+    grid, loads = found.mean((0, 2)).unflatten(0, (len(counts), each)).mean(1), np.array(counts) / size
+    return Phases(points, loads, to_numpy(grid), theory_noisy_overlap(loads[:, None], GRID_TEMPERATURES))
 
 
 GAINS = (0.5, 1.5, 3.0, 10.0)
@@ -1278,7 +1293,7 @@ def draw_phase_diagram(phases, agree):
     fig, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
     mesh = ax.pcolormesh(phases.loads, GRID_TEMPERATURES, phases.grid.T, cmap="magma", vmin=0, vmax=1, shading="nearest")
     fig.colorbar(mesh, ax=ax, label="overlap with the pattern, measured")
-    line = np.linspace(0.002, theory_critical_load()[0], 40)
+    line = theory_critical_load()[0] * np.linspace(0.15, 1, 24) ** 2
     ax.plot(line, theory_melting(line), "w-", lw=3, label="theory: memory below this line")
     ax.set(xlabel="load $\\alpha$ = P / N", ylabel="temperature T")
     ax.set_title(f"Where memory lives: {agree:.0%} of the fields as theory has them")
@@ -1391,23 +1406,27 @@ def settle(patterns, state, beta, max_steps=200):
     return state
 
 
+def crosstalk(n, degree):
+    """The terms ±G(c)/Nⁿ of the noise, (N,), the probabilities of c, and the pattern's own term."""
+    c = 2.0 * np.arange(n) - (n - 1)
+    return ((c + 1) / n) ** degree - ((c - 1) / n) ** degree, binom.pmf(np.arange(n), n - 1, 0.5), 1 - (1 - 2 / n) ** degree
+
+
 def exact_polynomial_error(n, degree, p):
     """Share of units that one step from a pattern gets wrong, ties half: Gil-Pelaez's integral up to 12 standard deviations
     of the characteristic function (beyond, it repeats itself and speaks of the lattice only). p may be no whole number."""
-    c = 2.0 * np.arange(n) - (n - 1)
-    weight, pull = binom.pmf(np.arange(n), n - 1, 0.5), ((c + 1) / n) ** degree - ((c - 1) / n) ** degree
-    t = (np.arange(1500) + 0.5) * 12 / 1500 / math.sqrt((p - 1) * (weight @ pull**2))
-    phi = np.cos(np.outer(t, pull)) @ weight
-    return (
-        0.5
-        - (np.sin(t * (1 - (1 - 2 / n) ** degree)) / t * np.sign(phi) * np.abs(phi) ** (p - 1)).sum() * 2 * t[0] / math.pi
-    )
+    terms, weight, own = crosstalk(n, degree)
+    t = (np.arange(1500) + 0.5) * 12 / 1500 / math.sqrt((p - 1) * (weight @ terms**2))
+    phi = np.cos(np.outer(t, terms)) @ weight
+    return 0.5 - (np.sin(t * own) / t * np.sign(phi) * np.abs(phi) ** (p - 1)).sum() * 2 * t[0] / math.pi
 
 
 @functools.cache
 def exact_polynomial_load(n, degree, error):
-    """The P at which `exact_polynomial_error` is `error`."""
-    return math.exp(brentq(lambda x: exact_polynomial_error(n, degree, math.exp(x)) - error, math.log(1.5), 25, xtol=1e-6))
+    """The P at which `exact_polynomial_error` is `error`, sought around that of Gaussian noise of the same variance."""
+    terms, weight, own = crosstalk(n, degree)
+    start = math.log(1 + (own / ndtri(error)) ** 2 / (weight @ terms**2))
+    return math.exp(brentq(lambda x: exact_polynomial_error(n, degree, math.exp(x)) - error, start - 0.5, start + 0.5))
 
 
 def theory_exponential_rate(share):
