@@ -665,7 +665,8 @@ def draw_retrieval(found, critical):
         right.errorbar(sizes[k] ** (-2 / 3), *critical.halves[:, k], color=color, marker="o", capsize=3)
     left.axvline(theory, color="k", ls="--", label=f"theory, $\\alpha_c$ = {theory:.4f}")
     left.set(xlabel="load $\\alpha$ = P / N", ylabel="share of patterns retained (m > 0.7)")
-    left.set_title("The fall sharpens with N, and moves to smaller loads")
+    ends = critical.halves[0, [0, -1]]
+    left.set_title(f"Half are retained at {ends[0]:.3f} N by the smallest, {ends[1]:.3f} N by the largest")
     left.legend()
     line = np.linspace(0, sizes[0] ** (-2 / 3), 100)
     for power, label, style in ((2 / 3, "line in $N^{-2/3}$", "-"), (1 / 2, "line in $N^{-1/2}$", ":")):
@@ -1292,10 +1293,10 @@ def draw_phase_diagram(phases, agree):
     fig, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
     mesh = ax.pcolormesh(phases.loads, GRID_TEMPERATURES, phases.grid.T, cmap="magma", vmin=0, vmax=1, shading="nearest")
     fig.colorbar(mesh, ax=ax, label="overlap with the pattern, measured")
-    line = theory_critical_load()[0] * np.linspace(0.15, 1, 24) ** 2
+    line = theory_critical_load()[0] * (1 - np.cos(np.linspace(0.1, 1, 24) * math.pi)) / 2  # dense at both ends
     ax.plot(line, theory_melting(line), "w-", lw=3, label="theory: memory below this line")
     ax.set(xlabel="load $\\alpha$ = P / N", ylabel="temperature T")
-    ax.set_title(f"Where memory lives: {agree:.0%} of the fields as theory has them")
+    ax.set_title(f"Where memory lives: {agree:.0%} of the cells as theory has them")
     ax.legend(loc="upper right", facecolor="0.3", labelcolor="w")
     return fig
 
@@ -1326,13 +1327,13 @@ def section_noise(run):
         (mean, sem), reference = mean_and_sem(overlaps), ("Amit, Gutfreund, Sompolinsky", theory)
         run.metric(f"load {load}, T = {t}: overlap, 1/N to 0", mean, sem, reference, allowed(sem, n_chains))
     agree = np.mean((phases.grid > 0.5) == (phases.theory > 0.5))
-    run.metric("fields of the phase diagram as in theory", agree, None, ("all", 1))
+    run.metric("cells of the phase diagram as in theory", agree, None, ("all", 1))
     run.figure(draw_phase_diagram(phases, agree), "phases")
     for gain, (rises, overlap) in measure_graded().items():
         reference = ("m = tanh(0.99 gain m)", theory_low_load_overlap(1 / (0.99 * gain)))
         run.metric(f"graded units, gain {gain:g}: overlap", overlap, None, reference, 1e-6)
         run.metric(f"graded units, gain {gain:g}: rises of L", rises, None, ("theorem, 40000 steps", 0), 0)
-    run.say(f"{agree:.0%} of the fields of the phase diagram lie on the side of m = 1/2 that theory gives them")
+    run.say(f"{agree:.0%} of the cells of the phase diagram lie on the side of m = 1/2 that theory gives them")
 
 
 # %% 7. Modern Hopfield networks
@@ -1546,7 +1547,7 @@ def draw_capacity(wells, digits_found):
     left.set_xticks([64, 128, 256, 512, 1024], ["64", "128", "256", "512", "1024"])
     left.minorticks_off()
     left.set_title("Sharper wells: capacity grows as $N^{n-1}$")
-    left.legend(fontsize=9, loc="lower right")
+    left.legend(fontsize=9, loc="upper right")
     betas, blended = digits_found.betas, digits_found.blended
     right.plot(betas, np.median(blended, 1), "o-", ms=4, color=COLORS["softmax"], label="median cue")
     band = np.quantile(blended, (0.1, 0.9), axis=1)
@@ -1555,7 +1556,7 @@ def draw_capacity(wells, digits_found):
         right.axhline(level, color="k", ls="--", lw=1)
     right.set(xscale="log", yscale="log", xlabel="inverse temperature $\\beta$", ylabel="patterns blended, exp(entropy)")
     ends = np.median(blended, 1)[[0, -1]]
-    right.set_title(f"From a mean of {ends[0]:.0f} patterns to one of {ends[1]:.0f}")
+    right.set_title(f"At rest the net blends {ends[0]:.0f} patterns, and in the end {ends[1]:.2g}")
     right.legend()
     return fig
 
