@@ -131,9 +131,9 @@ MUTANTS = [
         DRIFT,
     ),
     (
-        "limit_of(halves[1:], found.sizes[1:], 2 / 3)]",
-        "limit_of(halves[:3], found.sizes[1:], 2 / 3)]",
-        "loads beside the sizes of others",
+        "limit_of(halves, found.sizes, 1 / 2), drift",
+        "limit_of(halves, found.sizes, 1 / 3), drift",
+        "another law under the name of the width's",
         DRIFT,
     ),
     (
