@@ -837,7 +837,7 @@ def test_section_modern_compares_exponents_with_exact_ones_and_digits_with_neigh
         assert entry.within == pytest.approx(3**-0.5 * t.isf(5e-5, 2))
         assert run.metrics[f"wells x^{n}: exact exponent"].against[1] == n - 1
     assert run.metrics["wells e^x, N = 20, P = 27: units wrong"][::2] == (pytest.approx(0.2), ("Hebb, same cues", 0.5))
-    assert run.metrics["half hidden, softmax: digits recalled"].against[1] == 0.7
+    assert run.metrics["half hidden, softmax: recalled"].against[1] == 0.7
     assert (
         run.metrics["softmax step: largest gap to attention"].value
         <= run.metrics["softmax step: largest gap to attention"].within
