@@ -1450,7 +1450,7 @@ def measured_load(n, degree, device="cpu"):
     counts = [max(4, round(factor * exact_polynomial_load(n, degree, ERROR))) for factor in (0.5, 0.7, 1, 1.4, 2)]
     patterns, logs = random_patterns(counts[-1], n).to(device), []
     for p in counts:
-        start = patterns[: min(p, 100)]
+        start = patterns[: min(p, 100, max(10, 5_200_000 // counts[-1]))]  # by time
         pull = polynomial_field(patterns[:p], start, degree) * start
         wrong = 0.5 * ((pull < 0).double() + (pull <= 0).double()).mean().item()
         logs.append(math.log(-ndtri(min(max(wrong, 0.5 / start.numel()), 0.45))))
