@@ -68,7 +68,7 @@ class Config:
     glauber_units: Annotated[int, "noise: units of the largest net; others a half, a quarter"] = 500
     glauber_sweeps: Annotated[int, "noise: sweeps, the first third thrown away"] = 120
     n_chains: Annotated[int, "noise: chains per temperature, and nets per load"] = 24
-    modern_units: Annotated[int, "modern: units of the largest net with wells x^4, at least 64"] = 128
+    modern_units: Annotated[int, "modern: units of the largest net with wells x^4, 64 to 200"] = 128
     modern_nets: Annotated[int, "modern: nets per size of the polynomial energies"] = 24
     n_cues: Annotated[int, "modern: digits to be recalled"] = 300
     threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
@@ -1596,8 +1596,8 @@ def record_recall(run, found, grey, brightness):
 def section_modern(run):
     """Sharper wells hold about N^(n-1) patterns; a softmax well recalls in one step, and that step is attention."""
     nets, config = run.config.modern_nets, run.config
-    if config.modern_units < 64:
-        sys.exit("[modern] --modern-units must be at least 64: smaller nets hold too few patterns to count")
+    if not 64 <= config.modern_units <= 200:
+        sys.exit("[modern] --modern-units must be 64 to 200: smaller nets hold too few patterns, larger ones too many")
     wells = measure_wells(config.modern_units, nets, run.device)
     exponential = measure_exponential((20, 35, 50), nets, run.device)
     record_wells(run, wells, exponential)

@@ -902,6 +902,7 @@ def test_cumulants_that_are_alike_name_no_melting_temperature():
         ("rules", "--rule-units", "1"),
         ("noise", "--glauber-units", "3"),
         ("modern", "--modern-units", "63"),
+        ("modern", "--modern-units", "201"),
     ],
 )
 def test_settings_that_cannot_work_are_named(section, flag, value, tmp_path):
