@@ -1556,7 +1556,7 @@ def draw_capacity(wells, digits_found):
         right.axhline(level, color="k", ls="--", lw=1)
     right.set(xscale="log", yscale="log", xlabel="inverse temperature $\\beta$", ylabel="patterns blended, exp(entropy)")
     ends = np.median(blended, 1)[[0, -1]]
-    right.set_title(f"At rest the net blends {ends[0]:.0f} patterns, and in the end {ends[1]:.2g}")
+    right.set_title(f"Blended at rest: {ends[0]:.0f} patterns, at last {ends[1]:.2g}")
     right.legend()
     return fig
 
