@@ -1268,7 +1268,7 @@ GALLERY = ["likelihood on a grid", "NCE", "energy discrepancy", "Langevin, weigh
 GALLERY += ["denoising, one noise", "score matching, falling"]
 
 
-def draw_gallery(found, key="2 spirals"):
+def draw_sample_gallery(found, key="2 spirals"):
     """Samples, density and energy of one data set and of the first network of some trainers."""
     truth, n = toy_sets("cpu")[key], len(found["NCE"][-1].density[key])
     x, y = grid_cells(n, "cpu")[0].view(n, n, 2).numpy().transpose(2, 0, 1)
@@ -1385,7 +1385,7 @@ def section_trainers(run):
     watches["Langevin, hasty"] = watch_hasty_chains(run.config, run.device)
     record_chains(run, watches)
     run.figure(draw_gaps(found), "gaps")
-    run.figure(draw_gallery(found), "gallery")
+    run.figure(draw_sample_gallery(found), "gallery")
     run.figure(draw_chains(watches), "chains")
     save_gif(run, found["Langevin, weighted"][-1].watch.frames, "trainers_langevin.gif")
     for sentence in decided_by_gaps(found):
