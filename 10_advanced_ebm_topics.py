@@ -1,0 +1,661 @@
+"""Module 10 - Advanced topics: where energies meet the rest of generative modelling.
+
+Diffusion, flows, latent variables and composition look like other families of models. Each is an energy in disguise, or
+needs one, and each bridge is held here by an exact number:
+
+    y = x + σ n, n ~ N(0, I):     E[x | y] = y + σ² ∇log p_σ(y)            the score of a noise level denoises,       (1)
+    dx/dσ = -σ ∇log p_σ(x)                                                 and moves samples from level to level,     (2)
+    p(x | y) ∝ exp(-E(x) - |x - y|²/(2s²))                                 recovery: easy where this is convex,       (3)
+    log p(x) = log N(f(x); 0, I) + log |det ∂f/∂x|                         a flow f, whose Z is 1.                    (4)
+
+Run      python 10_advanced_ebm_topics.py                 all sections, about four minutes on two CPU cores
+         python 10_advanced_ebm_topics.py --section diffusion --show
+Writes   outputs/10_advanced_ebm_topics/*.png and metrics.json
+Before   modules 06, 07   Exercises  ex10_1 ... ex10_4
+Sources  Robbins (1956); Vincent (2011); Song & Ermon (2019); Song et al. (2021); Karras et al. (2022);
+         Gao et al. (2021); Dinh, Sohl-Dickstein & Bengio (2017); Gao et al. (2020); Gutmann & Hyvärinen (2012)
+"""
+
+import argparse
+import contextlib
+import copy
+import errno
+import functools
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, get_args, get_type_hints
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: scikit-learn's small fits are faster on one
+
+if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not in sys.modules:
+    del os.environ["MPLBACKEND"]  # a notebook's, inherited by what it starts
+
+import matplotlib.pyplot as plt
+import numpy as np
+import scipy.linalg
+import scipy.stats
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
+from sklearn.svm import SVC
+from torch import nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Config:
+    """What you may want to change; every field is a command-line flag."""
+
+    split: Annotated[Literal["test", "validation"], "score on the test images, or choose settings without them"] = "test"
+    n_repeats: Annotated[int, "independent repeats behind each exact comparison"] = 20
+    n_points: Annotated[int, "points in each of these repeats"] = 2000
+    n_samples: Annotated[int, "images drawn from each model of digits"] = 1000
+    batch_size: Annotated[int, "images or points in a batch"] = 256
+    width: Annotated[int, "hidden units of the networks on digits"] = 512
+    n_clusters: Annotated[int, "clusters of digits, each with hidden biases of its own"] = 32
+    learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 2e-3
+    n_denoiser: Annotated[int, "updates of the energy of noisy digits"] = 6000
+    n_heun: Annotated[int, "steps of the probability flow from noise to digits"] = 20
+    n_recovery: Annotated[int, "updates of the recovery likelihood of digits"] = 2000
+    n_flow: Annotated[int, "updates of each flow"] = 2000
+    threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
+
+    def __post_init__(self):
+        for wrong, complaint in (
+            (self.n_repeats < 2, f"--n-repeats must be at least 2, to have a spread, not {self.n_repeats}"),
+            (self.n_points < 50, f"--n-points must be at least 50, not {self.n_points}"),
+            (self.n_samples < 40, f"--n-samples must be at least 40, to be scored in four parts, not {self.n_samples}"),
+            (self.n_clusters > 200, f"--n-clusters must be at most 200, not {self.n_clusters}"),
+        ):
+            if wrong:
+                sys.exit(complaint)
+
+
+SMOKE = {"n_repeats": 3, "n_points": 100, "n_samples": 40, "batch_size": 16, "width": 16, "n_clusters": 4}
+SMOKE |= {"n_denoiser": 6, "n_heun": 2, "n_recovery": 3, "n_flow": 6}
+
+
+# %% 0. What all sections use
+# Digits are 8x8 images in [-1, 1], flat, (N, 64), split as in modules 07 to 09. Samples are judged as there: a classifier
+# that no model has seen gives features, whose Fréchet distance to those of the test images is the score; an SVM tries to
+# tell samples from real images; the entropy of the classes shows what is missing, and the distance to the nearest training
+# image what is copied. A mixture of Gaussians stands beside, of which everything is known at every noise level.
+
+
+# Copied from 09_ebm_applications.py: Images
+class Images(NamedTuple):
+    """Images (N, 64) in [-1, 1], float64 on the CPU, and labels (N,), to learn from and to be scored on."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    x_test: torch.Tensor
+    y_test: torch.Tensor
+
+
+# Copied from 09_ebm_applications.py: split_images
+def split_images(x, y, share):
+    """Images whose test part is this share, even in the classes; always the same one."""
+    x, x_test, y, y_test = train_test_split(np.asarray(x), np.asarray(y), test_size=share, stratify=y, random_state=0)
+    return Images(*(torch.as_tensor(part) for part in (x, y, x_test, y_test)))
+
+
+# Copied from 09_ebm_applications.py: images
+@functools.cache
+def images(run):
+    """The run's images; with --split validation a quarter of the training images plays the test's part."""
+    x, y = load_digits(return_X_y=True)
+    digits = split_images(x / 8 - 1, y, 0.2)
+    return digits if run.config.split == "test" else split_images(digits.x, digits.y, 0.25)
+
+
+# Copied from 04_restricted_boltzmann_machines.py: own_random_stream
+def own_random_stream(train):
+    """Decorator: what `train(run, ...)` draws leaves the random streams of the CPU and of the run's device as they were."""
+
+    @functools.wraps(train)
+    def trained(run, *args, **options):
+        device, others = run.device, {"devices": []}
+        if device.type != "cpu":
+            here = torch.cuda.current_device() if device == torch.device("cuda") else device.index or 0
+            others = {"devices": [here], "device_type": device.type}
+        with torch.random.fork_rng(**others):
+            return train(run, *args, **options)
+
+    return trained
+
+
+CURES = "a smaller --learning-rate may cure it"
+
+
+# Copied from 09_ebm_applications.py: Learner
+class Learner:
+    """Adam on a network, the rate rising over a twentieth of the updates and falling to 0; `average` samples best."""
+
+    def __init__(self, net, rate, n_updates):
+        self.net, self.rate, self.n_updates, self.step = net, rate, n_updates, 0
+        self.average = copy.deepcopy(net).requires_grad_(False)
+        self.adam = torch.optim.Adam(net.parameters(), rate, fused=True)
+
+    def down(self, loss):
+        """One step down the loss; the run ends in one line where it is not finite."""
+        if not math.isfinite(loss.item()):
+            sys.exit(f"the training diverged at update {self.step + 1}: {CURES}")
+        self.adam.zero_grad()
+        loss.backward()
+        warm = min(1, (self.step + 1) / max(self.n_updates // 20, 1))
+        self.adam.param_groups[0]["lr"] = self.rate * warm * (1 - self.step / self.n_updates)
+        self.adam.step()
+        self.step += 1
+        memory = min(0.999, self.step / (self.step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.net.parameters()), 1 - memory)
+
+
+# Copied from 07_neural_ebms.py: in_float64
+def in_float64(x):
+    """A tensor as SciPy and scikit-learn judge it: their answers to float32 differ from processor to processor."""
+    return to_numpy(x).astype(float)
+
+
+# Copied from 02_hopfield_networks.py: mean_and_sem
+def mean_and_sem(values):
+    """Mean of independent repeats, and its standard error: nan of one repeat, which shows no spread."""
+    values = values.cpu().double() if torch.is_tensor(values) else torch.tensor(values, dtype=torch.float64)
+    return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
+
+
+# Copied from 07_neural_ebms.py: find_clusters
+def find_clusters(x, n_clusters, seed):
+    """Labels (N,) of K-means on images (N, d); where they are many, its centres are found on 5,000 of them."""
+    if n_clusters == 1:
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    seen, n_starts = in_float64(x), 10 if len(x) <= 5000 else 1
+    means = KMeans(n_clusters, n_init=n_starts, random_state=seed).fit(seen[:5000])
+    return torch.as_tensor(means.predict(seen), dtype=torch.int64, device=x.device)
+
+
+# Copied from 07_neural_ebms.py: shared_out
+def shared_out(y, n_blocks, n):
+    """Labels (n_blocks, n) for chains: among all, and nearly in each block, every label has its share of the labels y (N,).
+    In random order within a block."""
+    share = (2 * torch.arange(n_blocks * n, device=y.device) + 1) * len(y) // (2 * n_blocks * n)
+    blocks = y.sort().values[share].view(n, n_blocks).T
+    return blocks.gather(1, torch.rand(n_blocks, n, device=y.device).argsort(1))
+
+
+# Copied from 07_neural_ebms.py: Labelled
+class Labelled:
+    """Draws rows of a data set by their labels y (N,)."""
+
+    def __init__(self, y):
+        self.rows, self.count = y.argsort(), torch.bincount(y)
+        self.first = self.count.cumsum(0) - self.count
+
+    def like(self, y):
+        """For each label of y (B,) the number of a random row that bears it, (B,)."""
+        return self.rows[self.first[y] + (torch.rand(len(y), device=y.device) * self.count[y]).long()]
+
+
+# Differs from 07_neural_ebms.py: judge - of 8x8 digits, and without its accuracy
+@functools.cache
+@torch.enable_grad()
+@own_random_stream
+def judge(run):
+    """The independent classifier x (N, 64) -> logits (N, 10), trained on noisy images; its last 32 features are net[:4]."""
+    torch.manual_seed(run.seed)
+    x, y = images(run).x.float().to(run.device), images(run).y.to(run.device)
+    net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 32), nn.Tanh(), nn.Linear(32, 10)).to(run.device)
+    learner = Learner(net, 2e-3, n_updates=1200 if run.config.n_denoiser > 100 else 60)
+    for _ in range(learner.n_updates):
+        batch = torch.randint(len(x), (64,), device=run.device)
+        noisy = x[batch] + 0.2 * torch.randn(64, 64, device=run.device)
+        learner.down(cross_entropy(net(noisy), y[batch], label_smoothing=0.1))
+    return net.requires_grad_(False)
+
+
+# Copied from 07_neural_ebms.py: frechet_distance
+def frechet_distance(a, b):
+    """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½) of two sets of features (N, k) (Dowson & Landau 1982), in float64."""
+    (m1, c1), (m2, c2) = ((f.mean(0), np.cov(f.T)) for f in (np.asarray(a, float), np.asarray(b, float)))
+    root = np.sqrt(np.maximum(scipy.linalg.eigvals(c1 @ c2).real, 0)).sum()  # C₁C₂ is similar to a positive matrix
+    return ((m1 - m2) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * root
+
+
+# Differs from 07_neural_ebms.py: frechet_to_test - of float64 images
+def frechet_to_test(run, x):
+    """Fréchet distance of images (N, 64) to the test images, on the judge's features."""
+    parts = (images(run).x, images(run).x_test, x.clamp(-1, 1))
+    train, test, ours = (in_float64(judge(run)[:4](part.float().to(run.device))) for part in parts)
+    return frechet_distance(ours / train.std(0), test / train.std(0))
+
+
+# Copied from 08_cooperative_training.py: in_greys
+def in_greys(x):
+    """Images clipped to [-1, 1] and rounded to the 17 grey levels of the data: else an SVM need only look for fractions."""
+    return ((x.clamp(-1, 1) + 1) * 8).round() / 8 - 1
+
+
+# Copied from 08_cooperative_training.py: two_sample_accuracy
+def two_sample_accuracy(x, real):
+    """How often an SVM tells images (N, d) from as many real ones, cross-validated: mean and its standard error."""
+    n = min(len(x), len(real))
+    both = np.concatenate([in_float64(in_greys(x[:n])), in_float64(real[:n])])
+    folds = StratifiedKFold(5 if n > 100 else 2, shuffle=True, random_state=0)
+    return mean_and_sem(cross_val_score(SVC(), both, np.arange(2 * n) < n, cv=folds))
+
+
+# Copied from 08_cooperative_training.py: class_entropy
+def class_entropy(labels):
+    """Entropy of labels (N,) out of ten classes, in units of ln 10: 1 if all are equally frequent."""
+    return torch.special.entr(torch.bincount(labels, minlength=10) / len(labels)).sum().item() / math.log(10)
+
+
+# Copied from 07_neural_ebms.py: nearest_distances
+def nearest_distances(x, x_train):
+    """Euclidean distance (N,) from each image (N, d) to the nearest of x_train (M, d)."""
+    return torch.cat([torch.cdist(part, x_train).amin(1) for part in x.split(500)])
+
+
+# Differs from 08_cooperative_training.py: DigitScores - without copies
+class DigitScores(NamedTuple):
+    """What samples are worth."""
+
+    frechet: float
+    frechet_sem: float  # from four quarters of the samples
+    told: float  # two-sample accuracy
+    told_sem: float
+    entropy: float  # of the classes
+    nearest: float  # median distance to the nearest training image
+
+
+# Differs from 08_cooperative_training.py: score_images - of float64 images, without copies
+def score_images(run, x):
+    """DigitScores of images x (N, 64); ends the run if they are lost: clipped, they would look like images."""
+    if not (x.abs() < 1000).all():
+        sys.exit(f"the sampling diverged: {CURES}")
+    x = x.detach().double().cpu()
+    quarters = [frechet_to_test(run, part) for part in x.tensor_split(4)]
+    classes = judge(run)(x.clamp(-1, 1).float().to(run.device)).argmax(1)
+    scores = frechet_to_test(run, x), mean_and_sem(quarters)[1], *two_sample_accuracy(x, images(run).x)
+    return DigitScores(*scores, class_entropy(classes), nearest_distances(x, images(run).x).median().item())
+
+
+# Copied from 09_ebm_applications.py: Gaussians
+class Gaussians(NamedTuple):
+    """K Gaussians in d dimensions, float64."""
+
+    weights: torch.Tensor  # (K,)
+    means: torch.Tensor  # (K, d)
+    covariances: torch.Tensor  # (K, d, d)
+
+
+# Copied from 09_ebm_applications.py: fit_gaussians
+def fit_gaussians(x, n_components, seed, reg=1e-3):
+    """A mixture of Gaussians with full covariances, fitted to x (N, d) by EM, after K-means."""
+    fit = GaussianMixture(min(n_components, len(x) // 4), reg_covar=reg, random_state=seed, max_iter=60, tol=1e-2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a little early is good enough
+        fit.fit(to_numpy(x).astype(float))
+    return Gaussians(*(torch.as_tensor(a) for a in (fit.weights_, fit.means_, fit.covariances_)))
+
+
+# Copied from 09_ebm_applications.py: log_parts
+def log_parts(mixture, x):
+    """log weight + log density of each Gaussian at x (N, d): (N, K)."""
+    root = torch.linalg.cholesky(mixture.covariances)
+    u = torch.linalg.solve_triangular(root, (x[:, None] - mixture.means).permute(1, 2, 0), upper=False)  # (K, d, N)
+    log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return mixture.weights.log() - log_det - x.shape[1] / 2 * math.log(2 * math.pi) - u.square().sum(1).T / 2
+
+
+# Copied from 09_ebm_applications.py: mixture_log_density
+def mixture_log_density(mixture, x):
+    """log p(x) (N,)."""
+    return log_parts(mixture, x).logsumexp(1)
+
+
+# Copied from 09_ebm_applications.py: blurred
+def blurred(mixture, s):
+    """The mixture of x + s n, n ~ N(0, I)."""
+    return mixture._replace(covariances=mixture.covariances + s**2 * torch.eye(mixture.means.shape[1]).to(mixture.means))
+
+
+# Copied from 09_ebm_applications.py: Posterior
+class Posterior(NamedTuple):
+    """For each of N observations a mixture: shares (N, K), means (N, K, m), covariances (K, m, m)."""
+
+    shares: torch.Tensor
+    means: torch.Tensor
+    covariances: torch.Tensor
+
+    def mean(self):
+        """(N, m)."""
+        return (self.shares[..., None] * self.means).sum(1)
+
+    def draws(self, n):
+        """n samples for each observation, (n, N, m)."""
+        k = torch.multinomial(self.shares, n, replacement=True).T  # (n, N)
+        root = torch.linalg.cholesky(self.covariances)
+        noise = torch.randn(*k.shape, self.means.shape[2], dtype=torch.float64)
+        out = self.means[torch.arange(k.shape[1]), k]
+        for j in k.unique():
+            out[k == j] += noise[k == j] @ root[j].T
+        return out
+
+
+# Copied from 09_ebm_applications.py: given_noisy
+def given_noisy(mixture, y, s):
+    """p(x | y) for y = x + s n (N, d)."""
+    wide = blurred(mixture, s)
+    gain = torch.linalg.solve(wide.covariances, mixture.covariances).mT  # C (C + s²)⁻¹
+    means = mixture.means + torch.einsum("kij,nkj->nki", gain, y[:, None] - mixture.means)
+    covariances = mixture.covariances - gain @ mixture.covariances
+    return Posterior(log_parts(wide, y).softmax(1), means, (covariances + covariances.mT) / 2)
+
+
+# Copied from 09_ebm_applications.py: draw_gaussians
+def draw_gaussians(mixture, n):
+    """n samples (n, d) of a mixture."""
+    d = mixture.means.shape[1]
+    return Posterior(mixture.weights[None], mixture.means[None], mixture.covariances).draws(n).reshape(n, d)
+
+
+# Copied from 09_ebm_applications.py: show_images
+def show_images(ax, rows, title=""):
+    """Draw {name: images (n, 64)} as rows below each other, each with its name on the left."""
+    tiles = torch.cat(
+        [
+            nn.functional.pad(x.detach().cpu().clamp(-1, 1).reshape(-1, 8, 8), (0, 1, 0, 1), value=-1.0)
+            .movedim(0, 1)
+            .reshape(9, -1)
+            for x in rows.values()
+        ]
+    )
+    ax.imshow(-to_numpy(tiles)[:-1, :-1], cmap="gray", vmin=-1, vmax=1)
+    ax.set(frame_on=False, xticks=[], yticks=[9 * i + 3.5 for i in range(len(rows))], yticklabels=list(rows), title=title)
+
+
+# %% 1. Diffusion is score matching at many noise levels
+
+
+# Differs from 06_score_matching.py: mixture_score - of full covariances
+def mixture_score(mixture, x):
+    """∇log p(x) (N, d) of a mixture: each Gaussian's pull towards its mean, weighed by its share of x."""
+    shares = log_parts(mixture, x).softmax(1)  # (N, K)
+    pull = torch.linalg.solve(mixture.covariances, (mixture.means[:, None] - x).mT).mT  # (K, N, d)
+    return torch.einsum("nk,knd->nd", shares, pull)
+
+
+def denoise(y, score, sigma):
+    """The posterior mean (N, d) of the clean x given y = x + σ n, by the score of y's density: eq. (1)."""
+    return y + sigma**2 * score(y)
+
+
+def section_diffusion(run):
+    """Noise of many levels, a score for each: an energy that changes with the level makes samples out of noise."""
+    mixture = Gaussians(
+        torch.ones(2).double() / 2, torch.tensor([[-1.0], [1.0]]).double(), 0.1 * torch.ones(2, 1, 1).double()
+    )
+    y = torch.randn(run.config.n_points, 1, dtype=torch.float64)
+    wide = blurred(mixture, 0.7)
+    by_score = denoise(y, lambda z: mixture_score(wide, z), 0.7)
+    gap = (by_score - given_noisy(mixture, y, 0.7).mean()).abs().max()
+    run.metric("denoiser by the score, largest error", gap, against=("posterior mean", 0), within=1e-10)
+    run.say("the score of the noisy density knows the mean of what was clean")
+
+
+# %% 2. Recovery likelihood
+
+
+# %% 3. Flows
+
+
+# %% 4. Latent-variable energies
+
+
+# %% 5. Composition revisited
+
+
+# %% 6. Directions
+
+
+# %% 7. A map of the course
+
+
+SECTIONS = {
+    "diffusion": section_diffusion,
+}
+
+
+# %% Running the module: the same lines in all ten
+
+
+# Copied from 01_ebm_foundations.py: in_notebook
+def in_notebook():
+    """Whether this file runs as cells: a kernel is there, whose command line is not ours and which shows figures itself."""
+    return "ipykernel" in sys.modules or "__file__" not in globals()
+
+
+# Copied from 01_ebm_foundations.py: echo
+def echo(line=""):
+    """Print a line at once; a reader that went away (`| head`) ends the printing and not the run."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL: a broken pipe on Windows
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# Copied from 02_hopfield_networks.py: Progress
+class Progress(tqdm):
+    """A bar on a terminal; elsewhere (a pipe, a file) a line about every 20 seconds."""
+
+    def __init__(self, iterable, label, **options):
+        super().__init__(iterable, desc=label, disable=None, **options)
+        self.label, self.first = label, options.get("initial", 0)
+
+    def __iter__(self):
+        last = time.monotonic()
+        for done, item in enumerate(super().__iter__(), self.first + 1):
+            yield item
+            if self.disable and time.monotonic() - last > 20:
+                echo(f"  ... {self.label}: {done} of {self.total}")
+                last = time.monotonic()
+
+
+# Copied from 01_ebm_foundations.py: to_numpy
+def to_numpy(x):
+    """A tensor as matplotlib, SciPy and scikit-learn want it: without gradient, on the CPU, a NumPy array."""
+    return torch.as_tensor(x).detach().cpu().numpy()
+
+
+# Copied from 01_ebm_foundations.py: must_be_finite
+def must_be_finite(what, *values):
+    """End the run in one line if numbers that leave a training or a sampler are not finite."""
+    if not all(torch.as_tensor(value).isfinite().all() for value in values):
+        sys.exit(f"{what} diverged: not every number is finite; a smaller learning rate or step size may cure it")
+
+
+# Copied from 04_restricted_boltzmann_machines.py: tolerance
+def tolerance(sem, n, n_compared=1):
+    """How far the mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at
+    one false alarm in 10,000, shared by the `n_compared` of which the worst is judged, times sem. None for n < 2."""
+    return None if n < 2 else scipy.stats.t.isf(1e-4 / (2 * n_compared), n - 1) * sem
+
+
+# Copied from 01_ebm_foundations.py: put_in_place
+def put_in_place(partial, path):
+    """Rename a file that is written whole; where a scanner holds it for a moment (Windows), wait up to 1.5 seconds."""
+    for patience in (0.1, 0.2, 0.4, 0.8):
+        with contextlib.suppress(PermissionError):
+            partial.replace(path)
+            return
+        time.sleep(patience)
+    partial.replace(path)
+
+
+# Copied from 01_ebm_foundations.py: Run
+class Run:
+    """One run: its settings, what it measured, and the folder `out` that figures and metrics go to."""
+
+    def __init__(self, config, seed, device, out, show):
+        self.config, self.seed, self.device, self.out, self.show = config, seed, torch.device(device), out, show
+        self.section, self.metrics, self.section_seconds = "", {}, {}
+
+    def begin(self, section, sentence):
+        """Open a section: what the lecture says in it, and the head of its table."""
+        self.section = section
+        echo(f"\n[{section}] {sentence}\n  {'':<44}{'measured':>12}{'std. error':>12}   beside it")
+
+    def metric(self, name, value, sem=None, against=None, within=None):
+        """Print and record a number: `sem`, its standard error over repeats; `against` = (label, reference), what
+        stands beside it; `within`, how close to the reference it must be. One repeat has a sem of nan: none is shown."""
+        sem, within = (None if x is None or math.isnan(x) else x for x in (sem, within))
+        entry = {"value": float(value)} | ({} if sem is None else {"sem": float(sem)})
+        line = f"  {name:<44}{entry['value']:>12.5g}" + (" " * 12 if sem is None else f"{entry['sem']:>12.2g}")
+        if against is not None:
+            entry |= {"against": against[0], "reference": float(against[1])}
+            line += f"   {against[0]}: {entry['reference']:.5g}"
+        if within is not None:
+            entry |= {"within": float(within), "ok": abs(entry["value"] - entry["reference"]) <= float(within)}
+            line += f" (within {entry['within']:.2g}: {'ok' if entry['ok'] else 'OFF'})"
+        echo(line.rstrip())
+        if not all(math.isfinite(number) for number in entry.values() if not isinstance(number, str)):
+            sys.exit(f"[{self.section}] {name} is not finite: the run diverged; a smaller step or rate may cure it")
+        self.metrics[f"{self.section}/{name}"] = entry
+
+    def say(self, sentence):
+        """Print what the numbers decide, in words."""
+        echo(f"  => {sentence}")
+
+    @contextlib.contextmanager
+    def whole(self, name):
+        """A path to write to, which becomes `out`/`name` once it is written whole, and never before."""
+        partial = self.out / f".partial-{name}"
+        try:
+            yield partial
+            put_in_place(partial, self.out / name)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def figure(self, fig, name):
+        """Save a figure as <section>_<name>.png; with --show, open it and go on when its window is closed."""
+        with self.whole(f"{self.section}_{name}.png") as path:
+            fig.savefig(path, dpi=120, bbox_inches="tight")
+        if self.show:
+            plt.show()
+        plt.close(fig)
+
+    def save(self):
+        """Write metrics.json: the settings, and every number so far."""
+        record = {"config": asdict(self.config), "seed": self.seed, "device": str(self.device), "torch": torch.__version__}
+        record |= {"seconds": sum(self.section_seconds.values()), "section_seconds": self.section_seconds}
+        with self.whole("metrics.json") as path:
+            path.write_text(json.dumps(record | {"metrics": self.metrics}, indent=2), encoding="utf-8")
+        echo(f"\n{record['seconds']:.1f} s; figures and metrics.json are in {self.out}")
+
+
+# Copied from 01_ebm_foundations.py: working_device
+def working_device(name):
+    """The device to compute on; `auto`: the GPU if it really computes, else the CPU. ValueError if `name` cannot."""
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.ones(2, 2, device=wanted).mm(torch.ones(2, 2, device=wanted)).sum().item()
+    except (RuntimeError, AssertionError) as error:  # no such device, or one that this build of torch has no code for
+        if name != "auto":
+            raise ValueError(f"no {name} device here that computes; try --device cpu") from None
+        echo(f"a GPU is seen and cannot compute ({str(error).splitlines()[0]}): the CPU goes on without it")
+        return "cpu"
+    return wanted
+
+
+# Copied from 01_ebm_foundations.py: parse_args
+def parse_args(argv=None):
+    """The flags that every module has, and one for each field of Config. Returns the flags and the Config."""
+    here = Path(globals().get("__file__", "notebook.py"))  # a notebook has no file
+    sections = "\n".join(f"  {name:<14}{section.__doc__}" for name, section in SECTIONS.items())
+    parser = argparse.ArgumentParser(here.name, description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.epilog, parser.formatter_class = f"sections:\n{sections}", argparse.RawDescriptionHelpFormatter
+    parser.error = lambda message: sys.exit(f"{here.name}: {message}")  # one line, without the usage
+    parser.add_argument("--section", default="all", choices=["all", *SECTIONS], help="run one section only")
+    parser.add_argument("--smoke", action="store_true", help="tiny settings: seconds, not results")
+    parser.add_argument("--show", action="store_true", help="also open each figure in a window")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="auto: cuda, else cpu")
+    parser.add_argument("--out", type=Path, default=Path("outputs", here.stem), help="folder for what it writes")
+    for name, hint in get_type_hints(Config, include_extras=True).items():
+        flag, default, choices = f"--{name.replace('_', '-')}", getattr(Config, name), get_args(hint.__origin__) or None
+        help_text = f"{hint.__metadata__[0]} (default {default})"
+        parser.add_argument(flag, type=type(default), choices=choices, help=help_text)
+    args = parser.parse_args([] if argv is None and in_notebook() else argv)
+
+    given = {name: value for name, value in vars(args).items() if hasattr(Config, name) and value is not None}
+    for name, value in given.items():
+        if not isinstance(value, str) and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} must be positive and finite, not {value}")
+    if not 0 <= args.seed < 2**32:
+        parser.error(f"--seed must be between 0 and 2^32 - 1, not {args.seed}")
+    if args.show and plt.get_backend().lower() == "agg":
+        parser.error("--show needs a display, and there is none here")
+    try:
+        args.device = working_device(args.device)
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"cannot write to {args.out}: {error.strerror}")
+    suited = globals().get("SUITED", {}).get(given.get("dataset"), {})  # what a data set wants otherwise
+    return args, replace(Config(), **(suited | (SMOKE if args.smoke else {}) | given))
+
+
+# Copied from 01_ebm_foundations.py: main
+def main(argv=None):
+    """Run the chosen sections; their figures and metrics.json go to the output folder."""
+    args, config = parse_args(argv)
+    backend, threads = plt.get_backend(), torch.get_num_threads()
+    run = Run(config, args.seed, args.device, args.out, args.show or (in_notebook() and backend.lower() != "agg"))
+    for function in list(globals().values()):  # what an earlier run trained is not needed any more
+        getattr(function, "cache_clear", int)()
+    try:
+        torch.set_num_threads(config.threads)
+        if not run.show:
+            plt.switch_backend("agg")
+        for name in SECTIONS if args.section == "all" else [args.section]:
+            run.begin(name, SECTIONS[name].__doc__)
+            torch.manual_seed(args.seed)
+            start = time.perf_counter()
+            SECTIONS[name](run)
+            run.section_seconds[name] = time.perf_counter() - start
+        run.save()
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        sys.exit(f"[{run.section}] needs more memory than there is: smaller settings, please")
+    finally:  # a notebook goes on as it was
+        torch.set_num_threads(threads)
+        with contextlib.suppress(ImportError):
+            plt.switch_backend(backend)
+
+
+# Copied from 01_ebm_foundations.py: __main__
+if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except OSError as error:  # a full disk, a folder that vanished
+        sys.exit(f"cannot go on: {error}")
