@@ -70,6 +70,7 @@ class Config:
     n_recovery: Annotated[int, "updates of the recovery likelihood of digits"] = 2000
     n_flow: Annotated[int, "updates of each flow"] = 2000
     threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
+    n_levels: Annotated[int, "noise levels of the composed samplers"] = 400
 
     def __post_init__(self):
         for wrong, complaint in (
@@ -77,6 +78,7 @@ class Config:
             (self.n_points < 50, f"--n-points must be at least 50, not {self.n_points}"),
             (self.n_samples < 40, f"--n-samples must be at least 40, to be scored in four parts, not {self.n_samples}"),
             (self.n_clusters > 200, f"--n-clusters must be at most 200, not {self.n_clusters}"),
+            (self.n_levels < 30, f"--n-levels must be at least 30, for steps that are stable, not {self.n_levels}"),
         ):
             if wrong:
                 sys.exit(complaint)
@@ -84,6 +86,7 @@ class Config:
 
 SMOKE = {"n_repeats": 3, "n_points": 100, "n_samples": 40, "batch_size": 16, "width": 16, "n_clusters": 4}
 SMOKE |= {"n_denoiser": 6, "n_heun": 2, "n_recovery": 3, "n_flow": 6}
+SMOKE |= {"n_levels": 40}
 
 
 # %% 0. What all sections use
@@ -425,6 +428,279 @@ def section_diffusion(run):
 
 
 # %% 5. Composition revisited
+# Module 09 composed energies: they add. A diffusion model has scores, and scores add too, so it is tempting to add the
+# scores of every noise level and to run the sampler as before. Du et al. (2023) showed that this samples something else.
+# Write t = σ² for the variance of the noise, and p_i(x, t) for the density of p_i with noise of variance t. At t = 0
+#     Σ_i ∇log p_i(x, 0) = ∇log Π_i p_i(x)             is the score of the product, as it should be. But at t > 0
+#     Σ_i ∇log p_i(x, t)                               is the score of q_t ∝ Π_i p_i(x, t), and q_t is *not* q_0 with noise.
+# A sampler of diffusion models follows the path "q_0 with noise", so with these scores it ends elsewhere. n equal Gaussians
+# N(0, s²) show it in closed form. Their product is N(0, s²/n). With a = s² + t and U = s² + t_max each score is -x/a, the
+# sum is -n x/a, and x begins at the variance U/n. Let v be the variance of x while a falls from U to s²:
+#     flow        dx = ½ n x/a da                       v' = n v/a               v = (U/n) (s²/U)^n, nearly 0
+#     reverse SDE dx = n x/a da + noise                 v' = 2n v/a - 1          v = s²/(2n - 1), and a rest (s²/U)^2n
+#     MCMC        Langevin on the sum at every level    q_t itself               v = s²/n
+# So two Gaussians give s²/3 in place of s²/2. The scores are right, the sampler is not. It can be repaired in two ways. MCMC
+# at every level needs no path. Or the SDE carries weights (Skreta et al. 2025). For the density of p_i at level t,
+#     ∂ₜ log p_i = ½ (Δ log p_i + |s_i|²)                    the heat equation,
+# so, as t falls, the unnormalised q_t changes by -½ Σ_i (∇·s_i + |s_i|²) times itself. The SDE with drift S = Σ s_i changes
+# it by -½ (∇·S + |S|²) times itself. What is missing are the mixed products, and they become weights:
+#     d log w = ½ (|S|² - Σ_i |s_i|²) |dt| = Σ_{i<j} <s_i, s_j> |dt|.                                                    (5)
+
+
+# Copied from 09_ebm_applications.py: langevin
+@torch.no_grad()
+def langevin(slope, x, n_steps, step_size):
+    """n_steps of x <- x - (ε/2) ∇E(x) + √ε ξ from x (..., d), T = 1; slope(x) is ∇E."""
+    for _ in range(n_steps):
+        x = torch.add(x, slope(x), alpha=-step_size / 2).add_(torch.randn_like(x), alpha=step_size**0.5)
+    return x
+
+
+# Copied from 09_ebm_applications.py: cells
+def cells(x, box=3.0, n=12):
+    """Counts (n, n) of points (N, 2) in a grid of [-box, box]^2, and one number of those outside."""
+    at = ((x + box) * n / (2 * box)).floor().long()
+    inside = ((at >= 0) & (at < n)).all(1)
+    counts = torch.bincount(at[inside] @ torch.tensor([n, 1]), minlength=n * n)
+    return torch.cat([counts, (~inside).sum()[None]])
+
+
+# Copied from 09_ebm_applications.py: cell_distance
+def cell_distance(p, q):
+    """Σ |p - q|/2."""
+    return (p - q).abs().sum().item() / 2
+
+
+# Copied from 05_contrastive_divergence.py: mean_and_sem_rows
+def mean_and_sem_rows(rows):
+    """Means and standard errors of some rows of repeats, (2, K)."""
+    return np.array([mean_and_sem(row) for row in rows], dtype=float).T
+
+
+def noise_variances(v, n_levels, t_max=24.0):
+    """Variances t of the noise, (n_levels + 1,), from t_max to 0, such that v + t falls by the same factor each time."""
+    t = (v + t_max) * (v / (v + t_max)) ** torch.linspace(0, 1, n_levels + 1, dtype=torch.float64) - v
+    t[-1] = 0
+    return t
+
+
+def by_flow(scores, x, times):
+    """Euler's steps of the probability flow from x (..., d); scores(x, t) lists the factors' scores (..., d)."""
+    for t, dt in zip(times[:-1], -times.diff(), strict=True):
+        x = x + dt / 2 * sum(scores(x, t))
+    return x
+
+
+def by_sde(scores, x, times):
+    """Euler's steps of the reverse SDE with the summed score."""
+    for t, dt in zip(times[:-1], -times.diff(), strict=True):
+        x = x + dt * sum(scores(x, t)) + dt.sqrt() * torch.randn_like(x)
+    return x
+
+
+def mcmc_steps(times, v, n, n_steps=10):
+    """Every n_steps-th level, the last one among them, and its Langevin step for n factors of variance v: [(t, step size)]."""
+    return [(t, 0.2 * (v + t) / n) for t in times.flip(0)[:-1:n_steps].flip(0).tolist()]
+
+
+def by_mcmc(scores, x, times, v, n_steps=10):
+    """n_steps of Langevin at every n_steps-th level: as many scores as the others ask for. v is the narrowest variance."""
+    for t, step_size in mcmc_steps(times, v, len(scores(x[:1], times[0])), n_steps):
+        x = langevin(lambda z, t=t: -sum(scores(z, t)), x, n_steps, step_size)
+    return x
+
+
+# Differs from 06_score_matching.py: resample - rows of weights side by side, (R, N)
+def resample(log_w):
+    """Indices (R, N) by systematic resampling (a row's uniform number, N even strides) in proportion to exp(log_w) (R, N)."""
+    n, cumulative = log_w.shape[1], log_w.softmax(1).cumsum(1)
+    strides = (torch.arange(n) + torch.rand(len(log_w), 1, dtype=log_w.dtype)) / n
+    return torch.searchsorted(cumulative, strides).clamp(max=n - 1)
+
+
+def by_weights(scores, x, times):
+    """The reverse SDE with the weights of eq. (5) from x (R, N, d); a row is resampled when its effective number of points
+    falls below half."""
+    log_w = torch.zeros(x.shape[:2], dtype=x.dtype)
+    for t, dt in zip(times[:-1], -times.diff(), strict=True):
+        parts = scores(x, t)
+        drift = sum(parts)
+        log_w = log_w + dt / 2 * (drift.square().sum(2) - sum(s.square().sum(2) for s in parts))
+        x = x + dt * drift + dt.sqrt() * torch.randn_like(x)
+        few = 1 / log_w.softmax(1).square().sum(1) < x.shape[1] / 2
+        if few.any():
+            x[few] = x[few].take_along_dim(resample(log_w[few])[..., None], 1)
+            log_w[few] = 0
+    return x.take_along_dim(resample(log_w)[..., None], 1)
+
+
+SAMPLERS = {"flow": by_flow, "reverse SDE": by_sde, "MCMC": by_mcmc, "weights": by_weights}
+
+
+def theory_composed(n, s2, t_max):
+    """{sampler: variance} for n factors N(0, s2), in the limit of fine steps; the truth is s2/n."""
+    top = s2 + t_max
+    rest = (top / n - top / (2 * n - 1)) * (s2 / top) ** (2 * n)
+    return {"flow": top / n * (s2 / top) ** n, "reverse SDE": s2 / (2 * n - 1) + rest, "MCMC": s2 / n, "weights": s2 / n}
+
+
+def exact_chain_variance(sampler, n, s2, times, n_steps=10):
+    """The variance that a sampler's steps leave, however coarse: x <- r x + noise takes v to r² v + the noise's variance,
+    and a weight exp(c x²) takes 1/v to 1/v - 2c."""
+    v, times = (s2 + times[0].item()) / n, times.tolist()
+    if sampler == "MCMC":
+        for t, step_size in mcmc_steps(torch.tensor(times), s2, n, n_steps):
+            for _ in range(n_steps):
+                v = (1 - step_size * n / (2 * (s2 + t))) ** 2 * v + step_size
+        return v
+    for t, dt in ((t, t - after) for t, after in zip(times[:-1], times[1:], strict=True)):
+        a = s2 + t
+        if sampler == "weights":
+            v = 1 / (1 / v - dt * n * (n - 1) / a**2)
+        v = (1 - dt * n / (2 * a)) ** 2 * v if sampler == "flow" else (1 - dt * n / a) ** 2 * v + dt
+    return v
+
+
+def measure_composed_gaussians(n, config, s2=1.0):
+    """{sampler: variances (R,)} of repeats with n factors N(0, s2)."""
+    r, times = config.n_repeats, noise_variances(s2, config.n_levels)
+
+    def scores(x, t):
+        return [-x / (s2 + t)] * n
+
+    found = {}
+    for name, sampler in SAMPLERS.items():
+        options = {"v": s2} if name == "MCMC" else {}
+        start = torch.randn(r, config.n_points, 1, dtype=torch.float64) * ((s2 + times[0]) / n).sqrt()
+        found[name] = sampler(scores, start, times, **options).square().mean((1, 2))
+    must_be_finite("composition", *found.values())
+    return found
+
+
+# Two shapes in the plane: a ring of eight Gaussians, and a cross of five times as many. Their product is known: of two
+# Gaussians with variances v and v' it is one with variance v v'/(v + v'), its mean (v' m + v m')/(v + v'), and its weight has
+# the factor N(m - m'; 0, v + v').
+
+
+class Blobs(NamedTuple):
+    """K round Gaussians of one variance in the plane."""
+
+    weights: torch.Tensor  # (K,)
+    means: torch.Tensor  # (K, 2)
+    variance: float
+
+    def score(self, x, t):
+        """∇log p(x, t) (..., 2), with noise of variance t."""
+        a = self.variance + t
+        shares = (self.weights.log() + (x @ self.means.T - self.means.square().sum(1) / 2) / a).softmax(-1)
+        return (shares @ self.means - x) / a
+
+    def draws(self, n):
+        """n samples (n, 2)."""
+        k = torch.multinomial(self.weights, n, replacement=True)
+        return self.means[k] + self.variance**0.5 * torch.randn(n, 2, dtype=torch.float64)
+
+
+def product_of_blobs(p, q):
+    """The normalised product of two mixtures of round Gaussians, K K' of them."""
+    total = p.variance + q.variance
+    distance = torch.cdist(p.means, q.means).square()
+    weights = (p.weights.log()[:, None] + q.weights.log() - distance / (2 * total)).flatten().softmax(0)
+    means = (q.variance * p.means[:, None] + p.variance * q.means) / total
+    return Blobs(weights, means.flatten(0, 1), p.variance * q.variance / total)
+
+
+def ring_and_cross():
+    """Eight Gaussians on a ring, and a slanted cross whose arms are not equally heavy."""
+    angle = torch.arange(8, dtype=torch.float64) * math.pi / 4
+    ring = Blobs(torch.full((8,), 1 / 8).double(), 2 * torch.stack([angle.cos(), angle.sin()], 1), 0.1)
+    along = torch.linspace(-3, 3, 9, dtype=torch.float64)
+    arms = torch.cat([torch.stack([along, 0.3 * along], 1), torch.stack([-0.3 * along, along], 1)])
+    heavy = torch.cat([2 + along / 3, 2 - along / 2])
+    return ring, Blobs(heavy / heavy.sum(), arms, 0.2)
+
+
+def exact_blob_cells(blobs, box=3.0, n=12):
+    """The share of a mixture in each of n² cells of [-box, box]², and outside, by the normal distribution function."""
+    edges = torch.linspace(-box, box, n + 1, dtype=torch.float64)
+    first, second = (torch.special.ndtr((edges - m[:, None]) / blobs.variance**0.5).diff() for m in blobs.means.T)
+    p = torch.einsum("k,ki,kj->ij", blobs.weights, first, second).flatten()
+    return torch.cat([p, (1 - p.sum())[None].clamp(min=0)])
+
+
+def measure_composed_shapes(config, n_repeats=4):
+    """{sampler: (total variations to the product, the last ends)}, and of exact draws."""
+    parts = ring_and_cross()
+    truth, v, n = product_of_blobs(*parts), max(p.variance for p in parts), config.n_points
+    exact, times = exact_blob_cells(truth), noise_variances(0.05, config.n_levels, 100.0)
+
+    def scores(x, t):
+        return [p.score(x, t) for p in parts]
+
+    found = {}
+    for name, sampler in {**SAMPLERS, "exact draws": None}.items():
+        options = {"v": min(p.variance for p in parts)} if name == "MCMC" else {}
+        start = torch.randn(n_repeats, n, 2, dtype=torch.float64) * ((v + times[0]) / 2).sqrt()
+        ends = sampler(scores, start, times, **options) if sampler else truth.draws(n_repeats * n).view_as(start)
+        must_be_finite("composition", ends)
+        found[name] = [cell_distance(cells(x) / n, exact) for x in ends], ends[-1]
+    return found
+
+
+def draw_composed_gaussians(found, theory, exact, s2=1.0):
+    """Measured variances beside what theory says, for each number of factors."""
+    fig, axes = plt.subplots(1, len(found), figsize=(11, 4.6), layout="constrained")
+    for ax, (n, variances) in zip(axes, found.items(), strict=True):
+        names = list(variances)
+        means, sems = mean_and_sem_rows(variances.values())
+        ax.bar(names, means, yerr=2 * sems, color="tab:orange", capsize=4, label="measured, 2 standard errors")
+        ax.plot(names, [exact[n][name] for name in names], "k_", ms=46, mew=2, label="these steps, exactly")
+        ax.plot(names, [theory[n][name] for name in names], "x", color="tab:blue", ms=10, mew=2, label="fine steps")
+        ax.axhline(s2 / n, color="tab:red", ls="--", label=f"truth, 1/{n}")
+        ax.set(title=f"{n} factors: the SDE gives {means[1]:.3f}, not {s2 / n:.3f}", ylim=(0, 0.7))
+    axes[0].set_ylabel("variance of the samples")
+    axes[0].legend(fontsize=9, markerscale=0.4, loc="upper left")
+    return fig
+
+
+def draw_composed_shapes(found):
+    """Where each sampler's points end, and how far that is from the product."""
+    fig, axes = plt.subplots(1, len(found), figsize=(15, 3.9), layout="constrained")
+    truth, axis = product_of_blobs(*ring_and_cross()), torch.linspace(-3, 3, 121, dtype=torch.float64)
+    r2 = torch.cdist(torch.cartesian_prod(axis, axis), truth.means).square()
+    p = ((-r2 / (2 * truth.variance)).exp() @ truth.weights).view(121, 121)
+    for ax, (name, (distances, ends)) in zip(axes, found.items(), strict=True):
+        ax.imshow(to_numpy(p).T, origin="lower", extent=(-3, 3, -3, 3), cmap="magma")
+        ax.scatter(*to_numpy(ends[:500]).T, s=3, c="white", alpha=0.7)
+        ax.set(title=f"{name}\ndistance {np.mean(distances):.3f}", xlim=(-3, 3), ylim=(-3, 3), xticks=[], yticks=[])
+    fig.suptitle("ring AND cross: the product's density (colours) and 500 samples (white); total variation on 144 cells")
+    return fig
+
+
+# Differs from 09_ebm_applications.py: section_composition - of scores, and of the samplers that use them
+def section_composition(run):
+    """Scores add, samplers do not: the reverse SDE of summed scores misses the product, MCMC or weights repair it."""
+    config, found, theory, exact = run.config, {}, {}, {}
+    times = noise_variances(1.0, config.n_levels)
+    for n in (2, 3):
+        found[n], theory[n] = measure_composed_gaussians(n, config), theory_composed(n, 1.0, times[0].item())
+        exact[n] = {name: exact_chain_variance(name, n, 1.0, times) for name in SAMPLERS}
+        for name, values in found[n].items():
+            mean, sem = mean_and_sem(values)
+            within = tolerance(sem, len(values))
+            run.metric(f"n = {n}, {name}: variance", mean, sem, ("these steps, exactly", exact[n][name]), within)
+            run.metric(f"n = {n}, {name}: variance in theory", theory[n][name], None, ("truth", 1 / n))
+    shapes = measure_composed_shapes(config)
+    floor = mean_and_sem(shapes["exact draws"][0])[0]
+    for name in SAMPLERS:
+        run.metric(f"shapes, {name}: total variation", *mean_and_sem(shapes[name][0]), ("exact draws", floor))
+    run.figure(draw_composed_gaussians(found, theory, exact), "gaussians")
+    run.figure(draw_composed_shapes(shapes), "shapes")
+    best = min(SAMPLERS, key=lambda name: np.mean(shapes[name][0]))
+    run.say(
+        f"two factors of variance 1 have 1/2, and the SDE of the summed scores {found[2]['reverse SDE'].mean():.3f}; "
+        f"on shapes {best} comes nearest ({np.mean(shapes[best][0]):.3f}, the SDE {np.mean(shapes['reverse SDE'][0]):.3f})"
+    )
 
 
 # %% 6. Directions
@@ -435,6 +711,7 @@ def section_diffusion(run):
 
 SECTIONS = {
     "diffusion": section_diffusion,
+    "composition": section_composition,
 }
 
 
