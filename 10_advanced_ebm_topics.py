@@ -49,7 +49,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
 from sklearn.svm import SVC
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, silu
 from tqdm import tqdm
 
 
@@ -71,6 +71,9 @@ class Config:
     n_flow: Annotated[int, "updates of each flow"] = 2000
     threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
     n_levels: Annotated[int, "noise levels of the composed samplers"] = 400
+    n_small: Annotated[int, "updates of each small network among the directions"] = 1000
+    n_descent: Annotated[int, "steps down a static field"] = 25_000
+    n_solve: Annotated[int, "Langevin steps that solve a linear system"] = 2000
 
     def __post_init__(self):
         for wrong, complaint in (
@@ -86,7 +89,7 @@ class Config:
 
 SMOKE = {"n_repeats": 3, "n_points": 100, "n_samples": 40, "batch_size": 16, "width": 16, "n_clusters": 4}
 SMOKE |= {"n_denoiser": 6, "n_heun": 2, "n_recovery": 3, "n_flow": 6}
-SMOKE |= {"n_levels": 40}
+SMOKE |= {"n_levels": 40, "n_small": 6, "n_descent": 30, "n_solve": 20}
 
 
 # %% 0. What all sections use
@@ -704,6 +707,660 @@ def section_composition(run):
 
 
 # %% 6. Directions
+# Eight ideas of the last years, each as a small experiment with a number beside its reference, and with what is not settled.
+# A `Side` of networks (several trained at once) serves two of them.
+
+
+class Side(nn.Module):
+    """S perceptrons side by side, one hidden layer each of them twice: x (S, B, d) -> (S, B), or (S, B, n_out)."""
+
+    def __init__(self, n_networks, d, width=32, n_out=1):
+        super().__init__()
+        sizes = [d, width, width, n_out]
+        self.weights = nn.ParameterList(
+            torch.randn(n_networks, a, b) / a**0.5 for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.biases = nn.ParameterList(torch.zeros(n_networks, 1, b) for b in sizes[1:])
+
+    def forward(self, x):
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(b, x, w)
+            x = silu(x) if i < 2 else x
+        return x.squeeze(-1)
+
+
+# Autoregressive models are energies (Blondel et al. 2025). A model of strings s = (s₁ ... s_n) that draws one token after the
+# other has p(s) = Π_i p(s_i | s_<i). Any energy can be written so. Give each prefix the *soft value*
+#     V(s) = -E(s) for whole strings,        V(prefix) = log Σ_token exp V(prefix + token),
+# which is the soft Bellman equation. Then exp V(prefix) sums exp(-E) over all that may follow, the log odds of the next
+# token are V(prefix + token), and the product of the softmaxes telescopes to exp(-E(s) - V(empty)), with V(empty) = log Z.
+# A temperature is another matter: softmaxes of V/T are not exp(-E/T), since log-sum-exp was taken at T = 1.
+
+
+def soft_values(energy):
+    """V of all prefixes, from energies (2^n,) of bit strings, the first bit the highest: [(1,), (2,), ..., (2^n,)]."""
+    values = [-energy]
+    while len(values[0]) > 1:
+        values.insert(0, values[0].view(-1, 2).logsumexp(1))
+    return values
+
+
+def token_by_token(values, temperature=1.0):
+    """log probability of each string (2^n,) if every bit is drawn by softmax(V/T)."""
+    log_p = torch.zeros(1, dtype=values[0].dtype)
+    for v in values[1:]:
+        log_p = (log_p[:, None] + (v.view(-1, 2) / temperature).log_softmax(1)).flatten()
+    return log_p
+
+
+def measure_tokens(run, n=8):
+    """{temperature: (largest gap of log p, total variation)} between bits one by one and the energy's Boltzmann law."""
+    bits = 2.0 * (torch.arange(2**n)[:, None] >> torch.arange(n - 1, -1, -1) & 1).double() - 1
+    energy = ((bits @ torch.randn(n, n, dtype=torch.float64)) * bits).sum(1) / 2
+    found = {}
+    for temperature in (2.0, 1.0, 0.5, 0.25, 0.125):
+        ours, exact = token_by_token(soft_values(energy), temperature), (-energy / temperature).log_softmax(0)
+        found[temperature] = (ours - exact).abs().max().item(), (ours.exp() - exact.exp()).abs().sum().item() / 2
+    return found
+
+
+def record_tokens(run, found):
+    """The gap at T = 1, and the distance at T = 1/2."""
+    run.metric("tokens: largest gap of log p at T = 1", found[1.0][0], None, ("enumeration", 0), 1e-10)
+    run.metric("tokens: total variation at T = 0.5", found[0.5][1], None, ("if softmaxes were enough", 0))
+
+
+def draw_tokens(ax, found):
+    """Total variation against the temperature."""
+    ax.semilogx(list(found), [tv for _, tv in found.values()], "o-", color="tab:orange")
+    title = f"Tokens: off by {found[1.0][1]:.0e} at T = 1, by {found[0.5][1]:.2f} at T = 1/2"
+    ax.set(title=title, xlabel="temperature of the softmaxes", ylabel="total variation")
+    ax.set_xticks(list(found), [f"{t:g}" for t in found])
+    ax.minorticks_off()
+
+
+# Dual score matching (Guth et al. 2025). An energy U(y, t) of all noise variances t is fitted to *both* slopes of
+# -log p(y | x): in y, (y - x)/t, as ever; and in t, d/(2t) - |y - x|²/(2t²). Each is a conditional mean, so that the minimum
+# is U = -log p(y, t) + const with *one* constant for all levels. Slopes in y alone cannot weigh modes that are far
+# apart (module 06's blindness), and leave a constant at each level. Slopes in t join the modes where the noise joins them.
+
+
+def dual_losses(energy, x, y, t):
+    """Squared errors of both slopes of U, each in units in which it is of order 1: y, t (S, B), energy(y, log t)."""
+    y, log_t = y.requires_grad_(), t.log().requires_grad_()
+    slope, slope_t = torch.autograd.grad(energy(y, log_t).sum(), (y, log_t), create_graph=True)
+    u = (y - x) / t.sqrt()
+    return (t.sqrt() * slope - u).square(), (slope_t - (1 - u.square()) / 2).square()
+
+
+LEFT_SHARE = 0.8  # of two modes at -3 and 3, each of standard deviation 0.3
+
+
+def two_modes(shape):
+    """Draws from the two modes."""
+    return torch.where(torch.rand(shape) < LEFT_SHARE, -3.0, 3.0) + 0.3 * torch.randn(shape)
+
+
+class EnergyOfLevels(nn.Module):
+    """U(y, log t) of S networks: a Gaussian's -log p as wide as data and noise, and a network."""
+
+    def __init__(self, n_networks, variance=9.0):
+        super().__init__()
+        self.net, self.variance = Side(n_networks, 3), variance
+
+    def forward(self, y, log_t):
+        wide, near = self.variance + log_t.exp(), 0.1 + log_t.exp()
+        inputs = torch.stack([y / wide.sqrt(), y / (1 + near).sqrt(), log_t / 3], -1)
+        return y.square() / (2 * wide) + wide.log() / 2 + 2 * self.net(inputs)
+
+
+def train_levels(n_networks, n_updates, weight_of_time, rate=5e-3, t_range=(0.01, 1000.0), batch=128):
+    """n_networks energies of levels, fitted to slopes in y and, if weight_of_time > 0, in t."""
+    learner = Learner(EnergyOfLevels(n_networks), rate, n_updates)
+    low, high = (math.log(t) for t in t_range)
+    for _ in range(n_updates):
+        x, t = two_modes((n_networks, batch)), (low + (high - low) * torch.rand(n_networks, batch)).exp()
+        in_space, in_time = dual_losses(learner.net, x, x + t.sqrt() * torch.randn_like(x), t)
+        learner.down((in_space + weight_of_time * in_time).mean(1).sum())
+    return learner.average
+
+
+def share_and_constants(energy, n_networks, t_range=(0.01, 1000.0), n=4000):
+    """The left mode's share (S,) at the lowest level, and log Z at each of 6 levels from 0.01 to 1000 (S, 6): on a grid."""
+    log_t = torch.linspace(math.log(t_range[0]), math.log(t_range[1]), 6)
+    log_z = []
+    for lt in log_t:
+        reach = 6 * (9 + lt.exp()) ** 0.5
+        y = torch.linspace(-reach, reach, n).expand(n_networks, n)
+        minus_u = -energy(y, lt.expand_as(y)).detach().double()
+        log_z.append(minus_u.logsumexp(1) + math.log(2 * reach / n))
+        if len(log_z) == 1:
+            share = (minus_u.softmax(1) * (y < 0)).sum(1)
+    return share, torch.stack(log_z, 1)
+
+
+def measure_dual(run, n_networks=4):
+    """{"y alone" or "y and t": (shares (S,), spreads of log Z over the levels (S,))}."""
+    found = {}
+    for name, weight in (("y alone", 0.0), ("y and t", 1.0)):
+        energy = train_levels(n_networks, run.config.n_small, weight)
+        share, log_z = share_and_constants(energy, n_networks)
+        must_be_finite("dual score matching", share, log_z)
+        found[name] = share, log_z.amax(1) - log_z.amin(1)
+    return found
+
+
+def record_dual(run, found):
+    """How wrong the modes' shares and the constants are."""
+    for name, (share, spread) in found.items():
+        error = (share - LEFT_SHARE).abs()
+        run.metric(f"slopes in {name}: error of a mode's share", *mean_and_sem(error), ("truth", 0))
+        run.metric(f"slopes in {name}: spread of log Z", *mean_and_sem(spread), ("truth", 0))
+
+
+def draw_dual(ax, found):
+    """The shares that the networks give."""
+    for i, (name, (share, _)) in enumerate(found.items()):
+        ax.plot(np.full(len(share), i), to_numpy(share), "o", color="tab:orange", ms=8)
+    ax.axhline(LEFT_SHARE, color="tab:red", ls="--", label="truth")
+    means = [(share - LEFT_SHARE).abs().mean().item() for share, _ in found.values()]
+    ax.set(title=f"Dual scores: share off by {means[0]:.2f} and {means[1]:.2f}", ylabel="left mode's share", ylim=(0, 1))
+    ax.set_xticks(range(len(found)), [f"slopes in {name}" for name in found])
+    ax.set_xlim(-0.5, len(found) - 0.5)
+    ax.legend()
+
+
+# Equilibrium matching (Wang & Du 2025). A field without noise level, f(y) = E[c(γ) (n - x) | y], where y = γ x + (1 - γ) n has
+# a random share γ of data, n ~ N(0, I), and c(γ) falls to 0 at γ = 1; samples descend it, y <- y - η f(y), from noise. For
+# data from a mixture f is known: given γ and the Gaussian, y ~ N(γ m, V), V = γ² v + (1 - γ)², so that
+#     E[x | y] = m + γ v (y - γ m)/V,        E[n | y] = (1 - γ) (y - γ m)/V.
+# A map y - η f(y) changes the entropy by E log |1 - η f'(y)|, exactly. If the descent goes on, what is left of it?
+
+
+def equilibrium_field(y, means, variance, scale=4.0, flat_until=0.8, n=400):
+    """f (B,) at y (B,), for equal Gaussians in one dimension, by a midpoint rule in γ."""
+    g = ((torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]  # (n, 1) beside means (1, K)
+    wide = g**2 * variance + (1 - g) ** 2
+    off = y[:, None, None] - g * means
+    log_w = -(off.square()) / (2 * wide) - wide.log() / 2
+    c = scale * ((1 - g) / (1 - flat_until)).clamp(max=1)
+    target = c * ((1 - g) / wide * off - means - g * variance / wide * off)
+    return (log_w.flatten(1).softmax(1) * target.flatten(1)).sum(1)
+
+
+def descend_field(axis, field, y, n_steps, rate=0.003):
+    """Descend a field, given on an even axis and linear in between: (ends, entropy after each step, nats), from N(0, 1)."""
+    slopes, entropy = np.diff(field) / np.diff(axis), [0.5 * math.log(2 * math.pi * math.e)]
+    for _ in range(n_steps):
+        cell = np.clip(((y - axis[0]) / (axis[1] - axis[0])).astype(int), 0, len(slopes) - 1)
+        entropy.append(entropy[-1] + np.log(np.abs(1 - rate * slopes[cell])).mean())
+        y = y - rate * (field[cell] + slopes[cell] * (y - axis[cell]))
+    return y, np.array(entropy)
+
+
+def exact_mixture_entropy(means, variance):
+    """Entropy (nats) of equal Gaussians in one dimension, by quadrature."""
+    y = torch.linspace(means.min() - 9 * variance**0.5, means.max() + 9 * variance**0.5, 20001, dtype=torch.float64)
+    log_p = (-(y[:, None] - means).square() / (2 * variance)).logsumexp(1)
+    log_p = log_p - math.log(len(means)) - math.log(2 * math.pi * variance) / 2
+    return -torch.trapezoid(log_p.exp() * log_p, y).item()
+
+
+class Descended(NamedTuple):
+    """Entropies (nats) by step, and of the data; the share of ends within 0.001 of a stable zero of the field; these zeros."""
+
+    entropy: np.ndarray
+    data: float
+    at_rest: float
+    zeros: np.ndarray
+
+
+def measure_equilibrium(run, means=(-1.0, 1.0), variance=0.04):
+    """Samples descend the exact field for a hundred times the usual number of steps."""
+    means, axis = torch.tensor(means, dtype=torch.float64), np.linspace(-6, 6, 6001)
+    field = to_numpy(torch.cat([equilibrium_field(part, means, variance) for part in torch.as_tensor(axis).split(500)]))
+    ends, entropy = descend_field(axis, field, to_numpy(torch.randn(500, dtype=torch.float64)), run.config.n_descent)
+    rising = (field[:-1] < 0) & (field[1:] >= 0)
+    zeros = (axis[:-1] - field[:-1] * np.diff(axis) / np.diff(field))[rising]
+    at_rest = (np.abs(ends[:, None] - zeros).min(1) < 1e-3).mean()
+    return Descended(entropy, exact_mixture_entropy(means, variance), at_rest, zeros)
+
+
+def record_equilibrium(run, found):
+    """Entropy after the usual number of steps and after all."""
+    soon, late = min(250, len(found.entropy) - 1), len(found.entropy) - 1
+    for n in dict.fromkeys((soon, late)):
+        run.metric(f"descent, {n} steps: entropy (nats)", found.entropy[n], None, ("data", found.data))
+    run.metric(f"descent, {late} steps: share at a zero", found.at_rest, None, ("all", 1))
+
+
+def draw_equilibrium(ax, found):
+    """Entropy against steps."""
+    ax.semilogx(np.arange(1, len(found.entropy)), found.entropy[1:], color="tab:orange", label="samples")
+    ax.axhline(found.data, color="tab:red", ls="--", label="data")
+    best = np.abs(found.entropy - found.data).argmin()
+    ax.set(title=f"A static field: entropy right at step {best}, then lost", xlabel="steps", ylabel="entropy (nats)")
+    ax.legend()
+
+
+# Samplers without data (iDEM, Akhound-Sadegh et al. 2024). Where only E is known, the score of its diffused density is
+#     ∇log p_t(y) = E[w ∇(-E)]/E[w],    w = exp(-E(y + √t n)),    n ~ N(0, I),
+# and K draws estimate it. A ratio of means is biased: to first order in 1/K, with S the score,
+#     bias = (S E[w²] - E[w² ∇(-E)])/(K E[w]²).
+
+
+def double_well(x):
+    """E(x) and -E'(x) of two wells at -1 and 1, the right one lower."""
+    return 4 * (x.square() - 1).square() - x, -16 * x * (x.square() - 1) + 1
+
+
+def monte_carlo_score(y, t, k, n):
+    """n estimates (n,) of the diffused score at y, each from K = k draws."""
+    e, force = double_well(y + t**0.5 * torch.randn(n, k, dtype=torch.float64))
+    return ((-e).softmax(1) * force).sum(1)
+
+
+def exact_score_and_bias(y, t, n=20001, reach=12.0):
+    """(the diffused score, K times its estimate's bias for large K, the estimate's mean at K = 1), by quadrature."""
+    u = torch.linspace(-reach, reach, n, dtype=torch.float64)
+    e, force = double_well(y + t**0.5 * u)
+    normal, w = (-u.square() / 2).exp(), (-e).exp()
+    mean = [((normal * f).sum() / normal.sum()).item() for f in (w, w * force, w**2, w**2 * force, force)]
+    score = mean[1] / mean[0]
+    return score, (score * mean[2] - mean[3]) / mean[0] ** 2, mean[4]
+
+
+class OfK(NamedTuple):
+    """Biases (R,) by K; the exact bias at K = 1; K times the bias at large K, in theory."""
+
+    bias: dict
+    exact_one: float
+    theory: float
+
+
+def measure_without_data(run, y=0.3, t=0.5, ks=(1, 4, 16, 64)):
+    """The Monte Carlo score's bias against the number of draws."""
+    (score, slope, one), r, n = exact_score_and_bias(y, t), run.config.n_repeats, 4 * run.config.n_points
+    bias = {k: torch.stack([monte_carlo_score(y, t, k, n).mean() - score for _ in range(r)]) for k in ks}
+    return OfK(bias, one - score, slope)
+
+
+def record_without_data(run, found):
+    """The bias at K = 1, and K times the bias."""
+    mean, sem = mean_and_sem(found.bias[1])
+    run.metric("no data, K = 1: bias of the score", mean, sem, ("exact", found.exact_one), tolerance(sem, len(found.bias[1])))
+    for k in list(found.bias)[-2:]:
+        run.metric(f"no data, K = {k}: K times the bias", *mean_and_sem(k * found.bias[k]), ("large K", found.theory))
+
+
+def draw_without_data(ax, found):
+    """The bias against K."""
+    k = np.array(list(found.bias))
+    means, sems = mean_and_sem_rows(found.bias.values())
+    ax.errorbar(k, np.abs(means), 2 * sems, fmt="o", color="tab:orange", label="measured, 2 standard errors")
+    ax.loglog(k, abs(found.theory) / k, "k--", label="theory for large K")
+    slope = np.polyfit(np.log(k[1:]), np.log(np.abs(means[1:])), 1)[0]
+    ax.set(title=f"Without data: the score's bias falls as K^{slope:.2f}", xlabel="draws K", ylabel="|bias| of the score")
+    ax.legend()
+
+
+# Reasoning as descent (Du et al. 2022; Gladstone et al. 2025). The task y² = x has two answers. A network that is trained by
+# squared error answers with their mean, 0. An energy E(x, y), trained by the exact likelihood on a grid of y, has a well at
+# each; from a random start, y <- y - η ∂E/∂y finds one of them. Near a well the error shrinks by |1 - η λ| a step, λ = E''.
+
+
+def train_roots(energy, n_updates, noise=0.1, batch=16, rate=5e-3):
+    """Fit S energies E(x, y) (or, with one input, S regressions) to y = ±√x + noise; the averaged networks."""
+    learner, grid = Learner(energy, rate, n_updates), torch.linspace(-1.8, 1.8, 73)
+    n_networks, n_inputs = energy.weights[0].shape[:2]
+    for _ in range(n_updates):
+        x = 0.2 + 0.8 * torch.rand(n_networks, batch, 1)
+        y = x.sqrt() * (2 * torch.randint(2, x.shape) - 1) + noise * torch.randn(x.shape)
+        if n_inputs == 1:
+            learner.down((energy(x) - y[..., 0]).square().mean(1).sum())
+            continue
+        every = torch.stack(torch.broadcast_tensors(x, grid), -1).flatten(1, 2)
+        log_z = (-energy(every)).view(n_networks, batch, -1).logsumexp(2)
+        learner.down((energy(torch.cat([x, y], 2)) + log_z).mean(1).sum())
+    return learner.average
+
+
+def energy_slope(energy, x, y):
+    """∂E/∂y and ∂²E/∂y² at x, y (S, B)."""
+    y = y.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(energy(torch.stack([x, y], -1)).sum(), y, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), y)
+    return slope.detach(), curvature
+
+
+class Roots(NamedTuple):
+    """Mean absolute answers of the regression (S,), of √x; the share of descents that end at a root (S,), of those at the
+    positive one (S,); and for the wells that were reached, the shrinking of an error by 10 steps and |1 - η λ|^10."""
+
+    regression: torch.Tensor
+    at_root: torch.Tensor
+    positive: torch.Tensor
+    shrinking: torch.Tensor
+    theory: torch.Tensor
+
+
+def measure_roots(run, n_networks=4, rate=0.005, n=400, away=1e-5):
+    """Regression and descent on the same task; in float64 where the contraction is judged."""
+    regression = train_roots(Side(n_networks, 1), run.config.n_small)
+    energy = train_roots(Side(n_networks, 2), run.config.n_small).double()
+    x = 0.2 + 0.8 * torch.rand(n_networks, n, dtype=torch.float64)
+    y = 3.6 * torch.rand_like(x) - 1.8
+    for _ in range(300):
+        y = y - rate * energy_slope(energy, x, y)[0]
+    for _ in range(20):  # to the bottom, by Newton's method, where there is one
+        slope, curvature = energy_slope(energy, x, y)
+        y = y - torch.where(curvature > 1, slope / curvature.clamp(min=1), 0)
+    slope, curvature = energy_slope(energy, x, y)
+    found, moved = ((y.abs() - x.sqrt()).abs() < 0.15) & (slope.abs() < 1e-9) & (curvature > 1), y + away
+    for _ in range(10):
+        moved = moved - rate * energy_slope(energy, x, moved)[0]
+    answers = regression(x.float()[..., None]).abs().mean(1)
+    shrinking, theory = ((moved - y) / away)[found], ((1 - rate * curvature) ** 10)[found]
+    return Roots(answers, found.double().mean(1), ((y > 0) & found).double().sum(1) / found.sum(1), shrinking, theory)
+
+
+def record_roots(run, found):
+    """What regression and descent answer, and the contraction."""
+    run.metric("y^2 = x, regression: mean |answer|", *mean_and_sem(found.regression), ("mean of the roots", 0))
+    run.metric("y^2 = x, descent: share at a root", *mean_and_sem(found.at_root), ("all", 1))
+    run.metric("y^2 = x, descent: share at the positive", *mean_and_sem(found.positive), ("even", 0.5))
+    gap = (found.shrinking - found.theory).abs().max() if len(found.theory) else 0.0
+    run.metric("y^2 = x: contraction of 10 steps, off by", gap, None, ("|1 - eta lambda|^10", 0), 1e-3)
+
+
+def draw_roots(ax, found):
+    """Contraction, measured and in theory."""
+    ax.plot(to_numpy(found.theory), to_numpy(found.shrinking), ".", color="tab:orange", ms=3)
+    ends = ax.get_xlim()
+    ax.plot(ends, ends, "k--", lw=1, label="equal")
+    title = f"Descent finds a root ({found.at_root.mean():.0%}); regression says {found.regression.mean():.2f}"
+    ax.set(title=title, xlabel="$|1 - \\eta\\lambda|^{10}$", ylabel="what 10 steps leave of an error")
+    ax.legend()
+
+
+# Equilibrium propagation (Scellier & Bengio 2017). A network is an energy E(s; θ); it answers with its minimum s*. Its cost
+# C(s*) has a gradient that needs no backward pass: nudge the answer, E + β C, let it settle at s_β, and
+#     dC/dθ = lim (∂E/∂θ(s_β) - ∂E/∂θ(s_0))/β         error of order β,
+#     dC/dθ = lim (∂E/∂θ(s_β) - ∂E/∂θ(s_-β))/(2β)      error of order β² (Laborieux et al. 2021),
+# since d/dβ of min(E + β C) is C (the envelope theorem), and its second derivatives in β and θ commute.
+
+
+def layered_energy(s, x, params, n_hidden=6):
+    """E (B,) of hidden and output units s (B, n_hidden + n_out) with inputs x (B, n_in); params = (W1, W2)."""
+    h, out = s[:, :n_hidden].tanh(), s[:, n_hidden:].tanh()
+    return s.square().sum(1) / 2 - ((x @ params[0]) * h).sum(1) - ((h @ params[1]) * out).sum(1)
+
+
+def settle(x, target, params, beta=0.0, n_steps=120, rate=0.5, keep_graph=False):
+    """The minimum (B, units) of E + β |out - target|²/2 by descent; with its graph for backpropagation through the steps."""
+    n_hidden = params[1].shape[0]
+    s = torch.zeros(len(x), sum(params[1].shape), dtype=x.dtype, requires_grad=True)
+    for _ in range(n_steps):
+        total = layered_energy(s, x, params).sum() + beta * (s[:, n_hidden:] - target).square().sum() / 2
+        s = s - rate * torch.autograd.grad(total, s, create_graph=keep_graph)[0]
+        s = s if keep_graph else s.detach().requires_grad_()
+    return s
+
+
+def equilibrium_gradient(x, target, params, beta, symmetric):
+    """Estimates of dC/dθ, flat, from two equilibria."""
+    params = [p.detach().requires_grad_() for p in params]
+    ends = [settle(x, target, params, b).detach() for b in ((-beta, beta) if symmetric else (0.0, beta))]
+    low, high = (torch.cat([g.flatten() for g in torch.autograd.grad(layered_energy(s, x, params).sum(), params)]) for s in ends)
+    return (high - low) / (2 * beta if symmetric else beta)
+
+
+def exact_backprop_gradient(x, target, params):
+    """dC/dθ, flat, by backpropagation through all the steps of settling."""
+    params = [p.detach().requires_grad_() for p in params]
+    out = settle(x, target, params, keep_graph=True)[:, params[1].shape[0] :]
+    return torch.cat([g.flatten() for g in torch.autograd.grad((out - target).square().sum() / 2, params)])
+
+
+def measure_nudging(run, betas=(0.4, 0.2, 0.1, 0.05, 0.025)):
+    """{one-sided or symmetric: relative errors (5,) by β}, and the slopes of their logarithms."""
+    x, target = torch.randn(8, 4, dtype=torch.float64), torch.randn(8, 3, dtype=torch.float64) / 2
+    params = [0.3 * torch.randn(4, 6, dtype=torch.float64), 0.3 * torch.randn(6, 3, dtype=torch.float64)]
+    exact, errors = exact_backprop_gradient(x, target, params), {}
+    for name, symmetric in (("one-sided", False), ("symmetric", True)):
+        estimates = [equilibrium_gradient(x, target, params, beta, symmetric) for beta in betas]
+        errors[name] = np.array([((g - exact).norm() / exact.norm()).item() for g in estimates])
+    slopes = {name: np.polyfit(np.log(betas[2:]), np.log(e[2:]), 1)[0] for name, e in errors.items()}
+    return betas, errors, slopes
+
+
+def record_nudging(run, found):
+    """The order in β of both errors."""
+    for (name, slope), order in zip(found[2].items(), (1, 2), strict=True):
+        run.metric(f"nudging, {name}: order of the error", slope, None, ("theory", order), 0.1)
+    run.metric("nudging, symmetric, 0.025: relative error", found[1]["symmetric"][-1], None, ("backpropagation", 0))
+
+
+def draw_nudging(ax, found):
+    """Relative errors against β."""
+    for (name, errors), marker in zip(found[1].items(), "os", strict=True):
+        ax.loglog(found[0], errors, f"{marker}-", label=name)
+    orders = " and ".join(f"{slope:.2f}" for slope in found[2].values())
+    ax.set(title=f"Nudging: errors of order {orders} in beta", xlabel="nudge $\\beta$", ylabel="relative error")
+    ax.legend()
+
+
+# Thermodynamic linear algebra (Aifer et al. 2024). Langevin dynamics in E(x) = x'Ax/2 - b'x solves A x = b: its mean is A⁻¹b,
+# and its covariance A⁻¹ inverts A as well. In an eigendirection a of A a step of size ε is x <- (1 - εa/2) x + √ε ξ: an
+# AR(1) chain of r = 1 - εa/2 with variance
+#     1/(a (1 - εa/4)),  while the mean over T steps has variance 4/(ε a² T) for long T, whatever the step:
+# the answer's error depends on the physical time εT alone, and hardware that *is* this system pays time in place of work.
+
+
+def random_system(d):
+    """A (d, d), positive definite with eigenvalues from 0.5 to 5, and b (d,)."""
+    q, _ = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))
+    return q @ torch.diag(torch.linspace(0.5, 5, d, dtype=torch.float64)) @ q.T, torch.randn(d, dtype=torch.float64)
+
+
+def solve_by_noise(a, b, x, n_steps, step_size):
+    """Time averages of x (R, d) and of the squared deviations (R, d, d) from A⁻¹b, over n_steps of Langevin from x."""
+    mean, square, solution = torch.zeros_like(x), 0.0, torch.linalg.solve(a, b)
+    for _ in range(n_steps):
+        x = langevin(lambda z: z @ a - b, x, 1, step_size)
+        mean += x / n_steps
+        off = x - solution
+        square = square + off[:, :, None] * off[:, None] / n_steps
+    return mean, square
+
+
+def exact_ar1(a, n_steps, step_size):
+    """(covariance (d, d) of a stationary chain, expected squared error of its mean over n_steps)."""
+    eigen, q = torch.linalg.eigh(a)
+    r, variance = 1 - step_size * eigen / 2, 1 / (eigen * (1 - step_size * eigen / 4))
+    of_mean = variance / n_steps * ((1 + r) / (1 - r) - 2 * r * (1 - r**n_steps) / (n_steps * (1 - r) ** 2))
+    return q @ torch.diag(variance) @ q.T, of_mean.sum().item()
+
+
+class Solved(NamedTuple):
+    """Over R chains: squared errors of the time averages by number of steps, and what is expected; traces of the covariance."""
+
+    errors: dict
+    expected: dict
+    traces: torch.Tensor
+    exact_trace: float
+    inverse_trace: float
+
+
+def measure_linear_algebra(run, d=8, step_size=0.2):
+    """A x = b by the time average of stationary chains."""
+    a, b = random_system(d)
+    covariance, _ = exact_ar1(a, 1, step_size)
+    solution, root, errors, expected = torch.linalg.solve(a, b), torch.linalg.cholesky(covariance), {}, {}
+    for n_steps in (max(run.config.n_solve // 4**k, 1) for k in (3, 2, 1, 0)):
+        start = solution + torch.randn(run.config.n_repeats * 10, d, dtype=torch.float64) @ root.T
+        mean, square = solve_by_noise(a, b, start, n_steps, step_size)
+        errors[n_steps], expected[n_steps] = (mean - solution).square().sum(1), exact_ar1(a, n_steps, step_size)[1]
+    traces = square.diagonal(dim1=1, dim2=2).sum(1)
+    return Solved(errors, expected, traces, covariance.trace().item(), torch.linalg.inv(a).trace().item())
+
+
+def record_linear_algebra(run, found):
+    """Covariance and error of the longest run."""
+    n, (mean, sem) = len(found.traces), mean_and_sem(found.traces)
+    run.metric("Ax = b: trace of the covariance", mean, sem, ("these steps, exactly", found.exact_trace), tolerance(sem, n))
+    run.metric("Ax = b: trace of A^-1", found.inverse_trace, None, ("these steps, exactly", found.exact_trace))
+    steps = max(found.errors)
+    mean, sem = mean_and_sem(found.errors[steps])
+    run.metric("Ax = b: squared error of the mean", mean, sem, ("theory", found.expected[steps]), tolerance(sem, n))
+
+
+def draw_linear_algebra(ax, found):
+    """Squared errors against the number of steps."""
+    means, sems = mean_and_sem_rows(found.errors.values())
+    ax.errorbar(list(found.errors), means, 2 * sems, fmt="o", color="tab:orange", label="measured, 2 standard errors")
+    ax.loglog(list(found.expected), list(found.expected.values()), "k--", label="theory")
+    steps = max(found.errors)
+    title = f"Ax = b by noise: squared error {found.errors[steps].mean():.3f}, theory {found.expected[steps]:.3f}"
+    ax.set(title=title, xlabel="Langevin steps", ylabel="squared error")
+    ax.legend()
+
+
+# Joint embeddings as an energy (LeCun 2022). Two views of a thing are mapped to W₁x₁ and W₂x₂, whose squared distance is the
+# energy; no sample is generated. Without a constraint W = 0 is best: collapse. With each embedding whitened, of k features,
+#     E |W₁x₁ - W₂x₂|² = 2k - 2 tr(W₁ C₁₂ W₂') >= 2 (k - ρ₁ - ... - ρ_k),
+# where ρ are the canonical correlations (Hotelling 1936), the singular values of C₁^{-1/2} C₁₂ C₂^{-1/2}.
+
+
+def two_views(n, d=8, rho=(0.95, 0.8, 0.6, 0.3)):
+    """Two views (n, d) of each thing, with these canonical correlations, each mixed at random."""
+    common = torch.randn(n, d, dtype=torch.float64)
+    r = torch.zeros(d, dtype=torch.float64)
+    r[: len(rho)] = torch.tensor(rho, dtype=torch.float64)
+    second = r * common + (1 - r**2).sqrt() * torch.randn_like(common)
+    return tuple(x @ torch.randn(d, d, dtype=torch.float64) for x in (common, second))
+
+
+def whitened(z):
+    """z (N, k), centred, such that its covariance is I."""
+    z = z - z.mean(0)
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(z.T @ z / len(z)), z.T, upper=False).T
+
+
+def join_embeddings(x1, x2, k, whiten, n_steps, rate=0.05):
+    """Embeddings (N, k) of both views, fitted by Adam to the least squared distance; and that distance by step."""
+    weights = [(torch.randn(x.shape[1], k, dtype=torch.float64) / x.shape[1] ** 0.5).requires_grad_() for x in (x1, x2)]
+    adam, path = torch.optim.Adam(weights, rate), []
+    for step in range(n_steps):
+        z1, z2 = (whitened(x @ w) if whiten else x @ w for x, w in zip((x1, x2), weights, strict=True))
+        loss = (z1 - z2).square().sum(1).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.param_groups[0]["lr"] = rate * (1 - step / n_steps)
+        adam.step()
+        path.append(loss.item())
+    return z1.detach(), z2.detach(), path
+
+
+def exact_canonical(x1, x2):
+    """The canonical correlations (d,) of two views, by SVD of the product of their orthonormal bases."""
+    q1, q2 = (torch.linalg.qr(x - x.mean(0))[0] for x in (x1, x2))
+    return torch.linalg.svdvals(q1.T @ q2)
+
+
+class Joined(NamedTuple):
+    """Distances by step with and without whitening, the best possible, and the variance that is left without."""
+
+    whitened: list
+    plain: list
+    best: float
+    left: float
+
+
+def measure_joining(run, k=3):
+    """Two linear encoders, with and without whitening."""
+    x1, x2 = two_views(max(run.config.n_points, 50))
+    n_steps = max(run.config.n_small // 3, 1)
+    path = join_embeddings(x1, x2, k, True, n_steps)[2]
+    z, _, plain = join_embeddings(x1, x2, k, False, n_steps)
+    best = 2 * (k - exact_canonical(x1, x2)[:k].sum().item())
+    return Joined(path, plain, best, z.var(0).sum().item())
+
+
+def record_joining(run, found):
+    """The optimum and the collapse."""
+    run.metric("two views, whitened: distance", found.whitened[-1], None, ("2 (k - sum rho)", found.best))
+    run.metric("two views, plain: distance", found.plain[-1], None, ("collapse", 0))
+    run.metric("two views, plain: variance left", found.left, None, ("collapse", 0))
+
+
+def draw_joining(ax, found):
+    """Both distances while they are learnt."""
+    ax.semilogy(found.whitened, color="tab:orange", label="whitened")
+    ax.semilogy(np.maximum(found.plain, 1e-12), color="tab:blue", label="not whitened: collapse")
+    ax.axhline(found.best, color="tab:red", ls="--", label="best, by canonical correlations")
+    title = f"Joint embeddings: {found.whitened[-1]:.3f}, best {found.best:.3f}; unwhitened {found.plain[-1]:.0e}"
+    ax.set(title=title, xlabel="updates", ylabel="squared distance")
+    ax.legend()
+
+
+class Direction(NamedTuple):
+    """An experiment, how its numbers are recorded and drawn, its paper, and what is not settled."""
+
+    measure: object
+    record: object
+    draw: object
+    paper: str
+    open_question: str
+
+
+DIRECTIONS = {
+    "tokens": Direction(
+        measure_tokens, record_tokens, draw_tokens, "Blondel et al. 2025",
+        "V sums over all that may follow; how well a network of fixed depth can hold it is not known",
+    ),
+    "dual scores": Direction(
+        measure_dual, record_dual, draw_dual, "Guth et al. 2025",
+        "the slope in t has a variance that grows with the dimension; how far its log p can be trusted on images is open",
+    ),
+    "a static field": Direction(
+        measure_equilibrium, record_equilibrium, draw_equilibrium, "Wang & Du 2025",
+        "samples are right at one time only, so when to stop is part of the model; what density it has is open",
+    ),
+    "no data": Direction(
+        measure_without_data, record_without_data, draw_without_data, "Akhound-Sadegh et al. 2024",
+        "the weights degenerate as dimension and noise grow; molecules of practical size are beyond it so far",
+    ),
+    "reasoning": Direction(
+        measure_roots, record_roots, draw_roots, "Du et al. 2022; Gladstone et al. 2025",
+        "whether more descent steps help on problems harder than those trained on is disputed",
+    ),
+    "nudging": Direction(
+        measure_nudging, record_nudging, draw_nudging, "Scellier & Bengio 2017; Laborieux et al. 2021",
+        "settling costs many steps on digital machines, and analogue ones do not settle exactly",
+    ),
+    "linear algebra": Direction(
+        measure_linear_algebra, record_linear_algebra, draw_linear_algebra, "Aifer et al. 2024",
+        "whether a device with its own errors beats a digital solver at the precision that is needed",
+    ),
+    "joint embeddings": Direction(
+        measure_joining, record_joining, draw_joining, "LeCun 2022; Bardes et al. 2022",
+        "what an embedding must keep is set by the views that one chooses, and no likelihood checks it",
+    ),
+}  # fmt: skip
+
+
+def section_directions(run):
+    """Eight ideas of the last years, each with one number beside its reference and with what is not settled."""
+    figures = [plt.subplots(2, 2, figsize=(11, 8), layout="constrained") for _ in range(2)]
+    axes = [ax for _, grid in figures for ax in grid.flat]
+    for ax, direction in zip(axes, DIRECTIONS.values(), strict=True):
+        found = direction.measure(run)
+        direction.record(run, found)
+        direction.draw(ax, found)
+        run.say(f"{ax.get_title()} ({direction.paper}); not settled: {direction.open_question}")
+    for (fig, _), name in zip(figures, ("models", "machines"), strict=True):
+        run.figure(fig, name)
 
 
 # %% 7. A map of the course
@@ -712,6 +1369,7 @@ def section_composition(run):
 SECTIONS = {
     "diffusion": section_diffusion,
     "composition": section_composition,
+    "directions": section_directions,
 }
 
 
