@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import copy
 import errno
+import fnmatch
 import functools
 import json
 import math
@@ -1730,6 +1731,151 @@ def section_directions(run):
 
 
 # %% 7. A map of the course
+# Which method for which problem? The answer below is made from numbers that runs of the ten modules left in their folders
+# beside this module's, and from nothing else: for each method what it reached, what stands beside that number, where the
+# method fails (a number too), and the seconds of the section that measured it. A module that was not run is named. One
+# sentence before the table: an energy gives *differences* of log p for nothing, samples for a chain, and log p itself
+# only for the price of Z; whoever needs just one of these should not pay for the others.
+
+
+class Route(NamedTuple):
+    """A way through the course: module and metric (a pattern) of what a method reaches, and of where it fails."""
+
+    problem: str
+    method: str
+    module: str
+    reaches: str
+    fails: str
+    how: str  # it fails, in words
+
+
+ROUTES = (
+    Route("likelihood", "sum all states (small RBM)", "04", "likelihood/test nats, 16 hidden, this module",
+          "likelihood/the trap: effective chains", "AIS trusted blindly: effective chains"),
+    Route("likelihood", "tempered chains (RBM)", "05", "methods/bars, tempering: log likelihood (nats)",
+          "bias/large weights, CD-10: bias / gradient", "CD-10, large weights: bias"),
+    Route("likelihood", "noise contrast", "06", "nce/*KL to the data (nats)",
+          "nce/noise 3 times: RMS error of c", "noise too wide: error of log Z"),
+    Route("likelihood", "weighted chains (2-D)", "07", "truth2d/weighted: gap (nats)",
+          "truth2d/20 steps, restarts: gap (nats)", "unweighted chains: gap"),
+    Route("samples", "Langevin, HMC on a known energy", "01", "sampling/wells, HMC: effective per 1,000 evaluations",
+          "sampling/worst split R-hat", "worst R-hat between wells"),
+    Route("samples", "energy of digits, from noise", "07", "digits/energy: Frechet distance",
+          "longrun/no clusters*Frechet distance", "without clusters, a long run"),
+    Route("samples", "generator and energy", "08", "coopnets/generator + 30 steps: Frechet distance",
+          "coopnets/met its own, brief: Frechet, * from noise", "its energy, from noise"),
+    Route("samples", "noise levels (diffusion)", "10", "diffusion/probability flow: Frechet distance",
+          "diffusion/*no clusters*: Frechet distance", "without clusters"),
+    Route("samples", "energy of a VAE's codes", "10", "latent/VAE + energy: Frechet distance",
+          "latent/VAE: Frechet distance", "its Gaussian prior"),
+    Route("scores", "denoise by the energy's slope", "09", "denoising/noise 0.3: energy (dB)",
+          "denoising/known digits: energy, dB below", "below the best possible"),
+    Route("scores", "energy as an alarm", "09", "ood/a digit left out (brief): energy, AUROC",
+          "ood/*: AUROC", "a perfect density that fails"),
+    Route("scores", "score matching", "06", "efficiency/power 2: efficiency",
+          "efficiency/weight of modes 6 std apart: data needed", "far modes: times the data"),
+    Route("scores", "classifier and energy (JEM)", "08", "jem/JEM: accuracy", "jem/JEM: ECE", "calibration error"),
+    Route("constraints", "recall from a part", "02", "modern/*digits recalled", "memories/digits, Hebb: share fixed",
+          "correlated patterns, Hebb"),
+    Route("constraints", "optimise with many minima", "03", "annealing/20 units, * sweeps, *",
+          "annealing/160 units, excess energy, *", "larger: energy above the best"),
+    Route("constraints", "hold what is seen", "09", "inpainting/*: energy (dB)", "inpainting/*redrawn*: coverage",
+          "noise redrawn: coverage"),
+    Route("constraints", "two demands at once", "09", "composition/class, bold, sum: success",
+          "composition/NOT, a = 5: mean of x^2", "NOT, too strong: mean of x^2"),
+    Route("constraints", "add scores, with MCMC", "10", "composition/n = 2, MCMC: variance",
+          "composition/n = 2, reverse SDE: variance", "added in a reverse SDE"),
+    Route("constraints", "least change", "09", "beyond/fairness: price (nats a patient)",
+          "beyond/a mode that no sample saw: Z", "a mode that no sample saw: Z"),
+)  # fmt: skip
+
+
+def records_beside(out):
+    """{module: record} of the metrics.json in the folders beside `out` that are named as modules are."""
+    records = {}
+    for path in sorted(out.absolute().parent.glob("[0-9][0-9]_*/metrics.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # half a file, or another one's
+            record = json.loads(path.read_text(encoding="utf-8"))
+            records[path.parent.name[:2]] = {"metrics": dict(record["metrics"]), "seconds": dict(record["section_seconds"])}
+    return records
+
+
+def find_entry(record, pattern):
+    """(name, entry) of the first metric whose name fits the pattern, or None."""
+    fitting = (item for item in record["metrics"].items() if fnmatch.fnmatchcase(item[0], pattern))
+    return next(fitting, None)
+
+
+class Signpost(NamedTuple):
+    """A line of the map, in words: problem, method and module, what it reaches, beside, seconds, where it fails."""
+
+    problem: str
+    method: str
+    reaches: str
+    beside: str
+    seconds: str
+    fails: str
+
+
+def read_map(records):
+    """The map's lines from {module: record}; where a record or a number in it is missing, it says which module to run."""
+    lines = []
+    for route in ROUTES:
+        method, record = f"{route.method} ({route.module})", records.get(route.module)
+        found = record and find_entry(record, route.reaches)
+        if not found:
+            lines.append(Signpost(route.problem, method, f"run module {route.module}", "", "", ""))
+            continue
+        (name, entry), failure = found, find_entry(record, route.fails)
+        section, _, words = name.partition("/")
+        lines.append(
+            Signpost(
+                route.problem,
+                method,
+                f"{words}: {entry['value']:.3g}",
+                f"{entry['against']}: {entry['reference']:.3g}" if "against" in entry else "",
+                f"{record['seconds'].get(section, math.nan):.0f}",
+                f"{route.how}: {failure[1]['value']:.3g}" if failure else "",
+            )
+        )
+    return lines
+
+
+def draw_map(lines, n_modules):
+    """The map as a table, the problems in colours."""
+    fig, ax = plt.subplots(figsize=(17, 0.6 + 0.36 * len(lines)), layout="constrained")
+    ax.axis("off")
+    tints = {"likelihood": "#dbe9f6", "samples": "#fde7d2", "scores": "#e0f2df", "constraints": "#efe3f3"}
+    table = ax.table(
+        cellText=[list(line) for line in lines],
+        colLabels=["for", "method (module)", "reaches", "beside", "seconds", "where it fails"],
+        cellColours=[[tints[line.problem]] * 6 for line in lines],
+        colWidths=[0.08, 0.2, 0.27, 0.19, 0.05, 0.21],
+        cellLoc="left",
+        loc="center",
+    )
+    table.auto_set_font_size(False)
+    table.set_fontsize(9.5)
+    table.scale(1, 1.55)
+    ax.set_title(f"A map of the course, from the numbers of {n_modules} modules")
+    return fig
+
+
+def section_map(run):
+    """Which method for which problem, what it costs and where it fails: from the numbers that runs of the modules left."""
+    records = records_beside(run.out)
+    n_others = len(records.keys() - {"10"})
+    run.metric("other modules whose numbers are here", n_others, against=("all", 9))
+    own = records.get("10", {"metrics": {}, "seconds": {}})  # of an earlier run, renewed by what this one has measured
+    records["10"] = {"metrics": own["metrics"] | run.metrics, "seconds": own["seconds"] | run.section_seconds}
+    lines = read_map(records)
+    run.figure(draw_map(lines, len(records)), "course")
+    for line in lines:
+        words = (", beside ", line.beside), ("; ", line.seconds and f"{line.seconds} s"), ("; fails: ", line.fails)
+        after = "".join(before + each for before, each in words if each)
+        run.say(f"{line.problem}, {line.method}: {line.reaches}{after}")
+    missing = sum(line.reaches.startswith("run module") for line in lines)
+    run.say(f"{len(lines) - missing} of {len(lines)} lines have a number here; the others wait for a run of their module")
 
 
 SECTIONS = {
@@ -1737,6 +1883,7 @@ SECTIONS = {
     "latent": section_latent,
     "composition": section_composition,
     "directions": section_directions,
+    "map": section_map,
 }
 
 
