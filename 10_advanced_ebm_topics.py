@@ -49,7 +49,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
 from sklearn.svm import SVC
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, embedding, silu
 from tqdm import tqdm
 
 
@@ -61,11 +61,12 @@ class Config:
     n_repeats: Annotated[int, "independent repeats behind each exact comparison"] = 20
     n_points: Annotated[int, "points in each of these repeats"] = 2000
     n_samples: Annotated[int, "images drawn from each model of digits"] = 1000
-    batch_size: Annotated[int, "images or points in a batch"] = 256
+    batch_size: Annotated[int, "images or points in a batch"] = 128
     width: Annotated[int, "hidden units of the networks on digits"] = 512
     n_clusters: Annotated[int, "clusters of digits, each with hidden biases of its own"] = 32
     learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 2e-3
-    n_denoiser: Annotated[int, "updates of the energy of noisy digits"] = 6000
+    n_plane: Annotated[int, "updates of the networks of the three hills"] = 1500
+    n_denoiser: Annotated[int, "updates of the energy of noisy digits"] = 8000
     n_heun: Annotated[int, "steps of the probability flow from noise to digits"] = 20
     n_recovery: Annotated[int, "updates of the recovery likelihood of digits"] = 2000
     n_flow: Annotated[int, "updates of each flow"] = 2000
@@ -76,6 +77,7 @@ class Config:
             (self.n_repeats < 2, f"--n-repeats must be at least 2, to have a spread, not {self.n_repeats}"),
             (self.n_points < 50, f"--n-points must be at least 50, not {self.n_points}"),
             (self.n_samples < 40, f"--n-samples must be at least 40, to be scored in four parts, not {self.n_samples}"),
+            (self.n_heun < 2, f"--n-heun must be at least 2, not {self.n_heun}"),
             (self.n_clusters > 200, f"--n-clusters must be at most 200, not {self.n_clusters}"),
         ):
             if wrong:
@@ -83,7 +85,7 @@ class Config:
 
 
 SMOKE = {"n_repeats": 3, "n_points": 100, "n_samples": 40, "batch_size": 16, "width": 16, "n_clusters": 4}
-SMOKE |= {"n_denoiser": 6, "n_heun": 2, "n_recovery": 3, "n_flow": 6}
+SMOKE |= {"n_plane": 4, "n_denoiser": 6, "n_heun": 2, "n_recovery": 3, "n_flow": 6}
 
 
 # %% 0. What all sections use
@@ -387,14 +389,42 @@ def show_images(ax, rows, title=""):
 
 
 # %% 1. Diffusion is score matching at many noise levels
+# Blur the data, y = x + σ n with n ~ N(0, I). The density p_σ of y is an average over the clean points, and so is its score:
+#
+#     ∇log p_σ(y) = ∫ p(x) ∇N(y; x, σ² I) dx / p_σ(y) = E[(x - y)/σ² | y].
+#
+# Solved for the mean, this is Tweedie's formula, eq. (1): who knows the score of a noise level can denoise it, and who
+# guesses the clean x by least squares learns the score. That is module 06's denoising score matching; diffusion does it
+# at *all* levels, with one network that is told σ. What joins the levels is the heat equation in τ = σ²,
+#
+#     ∂p/∂τ = Δp/2,      so after dividing by p      ∂log p/∂τ = (Δlog p + |∇log p|²)/2.                           (5)
+#
+# Points that flow with the velocity -½∇log p per unit of τ make the same densities, for ∂p/∂τ = -∇·(p·(-½∇log p)) = Δp/2.
+# With dτ = 2σ dσ this is eq. (2), the probability flow: integrate it down from wide noise and it makes samples. The half is
+# easily lost. On N(0, s²), with v(σ) = s² + σ² and U = v(σ_max), the score is -x/v, so
+#
+#     dx/dσ = σ x/v:   x shrinks by (s²/U)^½, its variance from U to s²;
+#     without the half, dx/dσ = 2σ x/v:   x shrinks by s²/U, its variance to s⁴/U.
+#
+# Twice the drift is right only with noise: x <- x + δ ∇log p + √δ ξ for a fall of τ by δ, the reverse SDE. Last, a flow
+# knows its density: along a path log p_σ changes by minus the divergence of the velocity, σ Δlog p, so
+#
+#     log p₀(x₀) = log p_σmax(x_σmax) - ∫ σ Δlog p_σ(x_σ) dσ.                                                      (6)
 
 
 # Differs from 06_score_matching.py: mixture_score - of full covariances
 def mixture_score(mixture, x):
     """∇log p(x) (N, d) of a mixture: each Gaussian's pull towards its mean, weighed by its share of x."""
-    shares = log_parts(mixture, x).softmax(1)  # (N, K)
-    pull = torch.linalg.solve(mixture.covariances, (mixture.means[:, None] - x).mT).mT  # (K, N, d)
-    return torch.einsum("nk,knd->nd", shares, pull)
+    return mixture_slopes(mixture, x)[0]
+
+
+def mixture_slopes(mixture, x):
+    """∇log p(x) (N, d) and Δlog p(x) (N,) of a mixture, in closed form."""
+    shares, inverse = log_parts(mixture, x).softmax(1), torch.linalg.inv(mixture.covariances)
+    pulls = torch.einsum("kij,nkj->nki", inverse, mixture.means - x[:, None])  # (N, K, d)
+    score = torch.einsum("nk,nki->ni", shares, pulls)
+    curved = pulls.square().sum(-1) - inverse.diagonal(dim1=-2, dim2=-1).sum(-1)  # Δp/p of each Gaussian
+    return score, (shares * curved).sum(1) - score.square().sum(1)
 
 
 def denoise(y, score, sigma):
@@ -402,17 +432,620 @@ def denoise(y, score, sigma):
     return y + sigma**2 * score(y)
 
 
+def flow_velocity(score, x, sigma):
+    """dx/dσ (N, d) of the probability flow, eq. (2); score(x, σ) is ∇log p_σ(x)."""
+    return -sigma * score(x, sigma)
+
+
+def noise_levels(n, low, high, power=7):
+    """n levels from high to low, close together where they are small, and 0 after them (Karras et al. 2022, eq. 5)."""
+    steps = np.linspace(high ** (1 / power), low ** (1 / power), n)
+    return [*(steps**power).tolist(), 0.0]
+
+
+def heun_flow(velocity, x, levels):
+    """Points (N, d) at the last level, carried from the first by dx/dσ = velocity(x, σ): Heun's steps, Euler's to σ = 0."""
+    for a, b in zip(levels[:-1], levels[1:], strict=True):
+        first = velocity(x, a)
+        x_new = x + (b - a) * first
+        x = x_new if b == 0 else x + (b - a) * (first + velocity(x_new, b)) / 2
+    return x
+
+
+def reverse_sde(score, x, levels):
+    """The same journey with noise: x + δ ∇log p_σ + √δ ξ for a fall of σ² by δ; the last step, to σ = 0, is the mean."""
+    for a, b in zip(levels[:-1], levels[1:], strict=True):
+        fall = a**2 - b**2
+        x = x + fall * score(x, a)
+        if b > 0:
+            x = x + fall**0.5 * torch.randn_like(x)
+    return x
+
+
+def annealed_langevin(score, x, levels, n_steps, stride):
+    """n_steps Langevin steps of size stride·σ² at each level but the last, then the mean at 0 (Song & Ermon 2019)."""
+    for sigma in levels[:-1]:
+        size = stride * sigma**2
+        for _ in range(n_steps):
+            x = x + size / 2 * score(x, sigma) + size**0.5 * torch.randn_like(x)
+    return x + levels[-2] ** 2 * score(x, levels[-2])
+
+
+def flow_log_density(slopes, x, levels, log_start):
+    """log density (N,) at x (N, d) of what the flow makes: eq. (6) by Heun's steps, up the levels (rising, none of them 0)
+    to a start of log density `log_start`; slopes(x, σ) is the score (N, d) and its divergence (N,)."""
+    change = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for a, b in zip(levels[:-1], levels[1:], strict=True):
+        score, divergence = slopes(x, a)
+        x_new = x - (b - a) * a * score
+        score_new, divergence_new = slopes(x_new, b)
+        x = x - (b - a) * (a * score + b * score_new) / 2
+        change = change + (b - a) * (a * divergence + b * divergence_new) / 2
+    return log_start(x) - change
+
+
+SAMPLERS = {
+    "probability flow": lambda score, x, low, high, n: heun_flow(
+        functools.partial(flow_velocity, score), x, noise_levels((n + 1) // 2, low, high)
+    ),
+    "reverse SDE": lambda score, x, low, high, n: reverse_sde(score, x, noise_levels(n, low, high)),
+    "annealed Langevin": lambda score, x, low, high, n: annealed_langevin(
+        score, x, noise_levels(n // 2, low, high), 2, STRIDE
+    ),
+}
+
+
+STRIDE = 1.0  # of the annealed Langevin steps; chosen on validation images
+
+
+# What stands beside the samplers: on N(0, s²) every one of them is linear, so its variance is followed step by step. It
+# begins at U, which is what noise of σ_max leaves of the data.
+
+
+def theory_flow_variance(s, high, factor=1):
+    """Variance of N(0, s²)'s flow at σ = 0, from U = s² + high²: s², and s⁴/U where the velocity is doubled (factor 2)."""
+    wide = s**2 + high**2
+    return wide * (s**2 / wide) ** factor
+
+
+def theory_sampled_variance(name, s, low, high, n):
+    """Variance (exact) of what a sampler of SAMPLERS makes of N(0, s²) in n evaluations of its score."""
+    variance = s**2 + high**2
+    levels = noise_levels({"probability flow": (n + 1) // 2, "reverse SDE": n}.get(name, n // 2), low, high)
+    for a, b in zip(levels[:-1], levels[1:], strict=True):
+        pull, pull_b, fall = 1 / (s**2 + a**2), 1 / (s**2 + b**2), a**2 - b**2
+        if name == "probability flow":
+            first = a * pull * (b - a)
+            second = b * pull_b * (b - a) * (1 + first)
+            variance *= (1 + (first if b == 0 else (first + second) / 2)) ** 2
+        elif name == "reverse SDE":
+            variance = (1 - fall * pull) ** 2 * variance + (fall if b > 0 else 0)
+        else:
+            for _ in range(2):
+                variance = (1 - STRIDE * a**2 * pull / 2) ** 2 * variance + STRIDE * a**2
+    if name == "annealed Langevin":
+        variance *= (s**2 / (s**2 + levels[-2] ** 2)) ** 2  # the mean at the end
+    return variance
+
+
+# Now a network. It sees x through u = (x - m)/w, w² = sd² + σ², m and sd the data's mean and standard deviation, and is
+#
+#     E(x, σ, c) = |u|²/2 - (sd/σ) φ,      φ = u·h - |h|²/2,      h = silu(W₁'u + b(c) + b(σ)) W₂ + b₂,            (7)
+#
+# with W₂ = 0 at first, when E is the energy of a Gaussian at every level. (u·h - |h|²/2 = (|u|² - |u - h|²)/2: an
+# auto-encoder's error again, module 07's energy.) Put -∇E into eq. (1): the denoiser is
+#
+#     D = m + (sd²/w) u + (σ sd/w) F,      F = ∇ᵤφ = h + J'(u - h),      J = ∂h/∂u,                                 (8)
+#
+# Karras et al.'s preconditioning (2022), in which F has to guess (σ u - w n)/sd, a target of the same size at every level.
+# The *free* network has F = h: as many weights, half the arithmetic, and no energy need exist of which it is the gradient:
+# its Jacobian need not be symmetric. The label c is the cluster of module 07, by K-means: without it, one hidden layer has
+# to say everything at once.
+#
+# The constant that could be added to E at each level has no gradient, so the training never sees it: energies of different
+# levels, or clusters, do not compare.
+
+
+def fourier(sigma, low, high, n=8):
+    """cos(π j t) (B, n), j = 0 ... n - 1, of the level's place t between the lowest and the highest, in logarithms."""
+    t = (sigma / low).log() / math.log(high / low)
+    return torch.cos(math.pi * t * torch.arange(n, device=sigma.device))
+
+
+class FieldByHand(torch.autograd.Function):
+    """F = ∇ᵤφ (B, d) of eq. (8), and its gradients in the biases b (B, H) and in the weights, written out; none in u."""
+
+    @staticmethod
+    def forward(ctx, u, b, w1, w2, b2):
+        z = torch.addmm(b, u, w1)
+        s = z.sigmoid()
+        q = z * s  # silu(z)
+        slope = s + q * (1 - s)  # silu'(z)
+        r = u - torch.addmm(b2, q, w2)
+        p = r @ w2.T
+        back = p * slope
+        ctx.save_for_backward(u, z, s, q, slope, r, p, back, w1, w2)
+        return torch.addmm(u - r, back, w1.T)
+
+    @staticmethod
+    def backward(ctx, g):
+        u, z, s, q, slope, r, p, back, w1, w2 = ctx.saved_tensors
+        d_back = g @ w1
+        d_p = d_back * slope
+        d_h = g - d_p @ w2
+        bend = s * (1 - s) * (2 + z * (1 - 2 * s))  # silu''(z)
+        d_z = (d_h @ w2.T).mul_(slope).add_(d_back.mul_(p).mul_(bend))
+        return None, d_z, u.T @ d_z + g.T @ back, q.T @ d_h + d_p.T @ r, d_h.sum(0)
+
+
+class NoisyEnergy(nn.Module):
+    """E(x, σ, c) of eq. (7) for x (B, d), levels σ (B, 1) and clusters c (B,): its gradient is a score at every level."""
+
+    def __init__(self, mean, sd, width, n_labels=1, low=0.05, high=5.0, is_energy=True):
+        super().__init__()
+        d = len(mean)
+        self.w1, self.w2 = nn.Parameter(torch.randn(d, width) / d**0.5), nn.Parameter(torch.zeros(width, d))
+        self.by_label, self.by_level = nn.Parameter(torch.zeros(n_labels, width)), nn.Parameter(torch.zeros(8, width))
+        self.b2 = nn.Parameter(torch.zeros(d))
+        self.register_buffer("mean", mean)
+        self.sd, self.low, self.high, self.is_energy = sd, low, high, is_energy
+
+    def biases(self, sigma, c):
+        """b(c) + b(σ), (B, H)."""
+        return torch.addmm(embedding(c, self.by_label), fourier(sigma, self.low, self.high), self.by_level)
+
+    def h(self, u, b):
+        """The hidden layer and what it says, eq. (7)."""
+        return silu(b + u @ self.w1) @ self.w2 + self.b2
+
+    def forward(self, x, sigma, c):
+        """E (B,); the free network has none."""
+        w = (self.sd**2 + sigma**2) ** 0.5
+        u = (x - self.mean) / w
+        h = self.h(u, self.biases(sigma, c))
+        phi = (u * h).sum(1) - h.square().sum(1) / 2
+        return u.square().sum(1) / 2 - self.sd / sigma[:, 0] * phi
+
+    def field(self, u, b):
+        """F (B, d) of eq. (8)."""
+        return FieldByHand.apply(u, b, self.w1, self.w2, self.b2) if self.is_energy else self.h(u, b)
+
+    def score(self, x, sigma, c):
+        """-∇E (B, d), or the free network's score."""
+        w = (self.sd**2 + sigma**2) ** 0.5
+        u = (x - self.mean) / w
+        return (self.sd / sigma * self.field(u, self.biases(sigma, c)) - u) / w
+
+    def slopes(self, x, sigma, c):
+        """The score and its divergence (B,), exactly: with one hidden layer it costs little more than the score alone."""
+        w = (self.sd**2 + sigma**2) ** 0.5
+        u = (x - self.mean) / w
+        z = self.biases(sigma, c) + u @ self.w1
+        s = z.sigmoid()
+        slope, field = s * (1 + z * (1 - s)), (z * s) @ self.w2 + self.b2
+        trace = slope @ (self.w1 * self.w2.T).sum(0)  # tr J
+        if self.is_energy:  # Δφ = 2 tr J + (u - h)·Δh - |J|²
+            p = (u - field) @ self.w2.T
+            bend = s * (1 - s) * (2 + z * (1 - 2 * s))
+            squares = (slope @ ((self.w1.T @ self.w1) * (self.w2 @ self.w2.T)) * slope).sum(1)
+            trace = 2 * trace + (bend * p) @ self.w1.square().sum(0) - squares
+            field = field + (p * slope) @ self.w1.T
+        ratio = self.sd / sigma
+        return (ratio * field - u) / w, (ratio[:, 0] * trace - x.shape[1]) / w[:, 0] ** 2
+
+
+def denoising_loss(net, x, sigma, noise, c):
+    """Mean of |F - target|²/d over a batch: D of eq. (8) guesses x from x + σ noise, with Karras et al.'s weights."""
+    w = (net.sd**2 + sigma**2) ** 0.5
+    u = (x - net.mean + sigma * noise) / w
+    return (net.field(u, net.biases(sigma, c)) - (sigma * u - w * noise) / net.sd).square().mean()
+
+
+@torch.enable_grad()
+def train_denoiser(net, draw, config, n_updates, label):
+    """Train on batches draw(B) -> x (B, d), c (B,) and levels even in log σ; returns the averaged network."""
+    learner = Learner(net, config.learning_rate, n_updates)
+    torch.set_flush_denormal(True)  # silu of far negative numbers is subnormal: a CPU is several times slower on those
+    for _ in Progress(range(n_updates), label):
+        x, c = draw(config.batch_size)
+        sigma = net.low * (net.high / net.low) ** torch.rand(len(x), 1, device=x.device)
+        learner.down(denoising_loss(net, x, sigma, torch.randn_like(x), c))
+    torch.set_flush_denormal(False)
+    must_be_finite(label, *learner.average.parameters())
+    return learner.average
+
+
+class Blurring(NamedTuple):
+    """Largest errors, at random points of a random mixture, of what one score says."""
+
+    denoiser: float
+    heat: float
+
+
+def measure_blurring(run, n=200, sigma=0.7, h=1e-4):
+    """Eq. (1) beside the posterior mean, and eq. (5) beside differences in τ, for a mixture drawn from the seed."""
+    torch.manual_seed(run.seed)
+    root = torch.randn(3, 2, 2, dtype=torch.float64)
+    shares = torch.rand(3, dtype=torch.float64) + 0.2
+    mixture = Gaussians(shares / shares.sum(), torch.randn(3, 2).double() * 2, root @ root.mT + 0.1 * torch.eye(2))
+    y = draw_gaussians(blurred(mixture, sigma), n)
+    score, laplacian = mixture_slopes(blurred(mixture, sigma), y)
+    guess = denoise(y, functools.partial(mixture_score, blurred(mixture, sigma)), sigma)
+    up, down = (mixture_log_density(blurred(mixture, (sigma**2 + change) ** 0.5), y) for change in (h, -h))
+    heat = (up - down) / (2 * h) - (laplacian + score.square().sum(1)) / 2
+    return Blurring((guess - given_noisy(mixture, y, sigma).mean()).abs().max().item(), heat.abs().max().item())
+
+
+def n_evaluations(config):
+    """Evaluations of the score behind each sample, for all samplers: Heun's steps ask twice, the last one once."""
+    return 2 * config.n_heun - 1
+
+
+class Lines(NamedTuple):
+    """Variances (R,) of repeated samplings of N(0, s²), and what they are exactly: {name: ...}."""
+
+    found: dict
+    exact: dict
+
+
+def measure_line(run, s=0.5, low=0.05, high=5.0):
+    """Each sampler on N(0, s²), with its exact score, and the flow with its half and without it, in many steps."""
+    torch.manual_seed(run.seed)
+    shape, n, fine = (
+        (run.config.n_repeats, run.config.n_points),
+        n_evaluations(run.config),
+        noise_levels(300, low / 50, high),
+    )
+
+    def score(x, sigma):
+        return -x / (s**2 + sigma**2)
+
+    def start():
+        return (s**2 + high**2) ** 0.5 * torch.randn(shape, dtype=torch.float64)
+
+    found = {name: sampler(score, start(), low, high, n).var(1) for name, sampler in SAMPLERS.items()}
+    exact = {name: theory_sampled_variance(name, s, low, high, n) for name in SAMPLERS}
+    for name, factor in (("the flow in 300 steps", 1), ("without its half", 2)):
+        velocity = functools.partial(lambda factor, x, sigma: factor * flow_velocity(score, x, sigma), factor)
+        found[name] = heun_flow(velocity, start(), fine).var(1)
+        exact[name] = theory_flow_variance(s, high, factor)
+    return Lines(found, exact)
+
+
+def three_hills():
+    """The mixture of the plane on which networks meet a density that is known at every level."""
+    means = torch.tensor([[-2.0, -1.0], [2.0, -0.5], [0.3, 2.0]]).double()
+    covariances = torch.tensor([[[0.5, 0.3], [0.3, 0.4]], [[0.2, 0.0], [0.0, 0.8]], [[0.6, -0.2], [-0.2, 0.15]]]).double()
+    return Gaussians(torch.tensor([0.5, 0.35, 0.15]).double(), means, covariances)
+
+
+def at_levels(net, c=None):
+    """(score, slopes) of a network, each a function of x (N, d) and a number σ."""
+
+    def spread(x, sigma):
+        labels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if c is None else c
+        return x, x.new_full((len(x), 1), sigma), labels
+
+    return (lambda x, sigma: net.score(*spread(x, sigma))), (lambda x, sigma: net.slopes(*spread(x, sigma)))
+
+
+def at_level(net, x, sigma):
+    """E (N,) of a network without clusters at x (N, d) and a number σ."""
+    return net(x, x.new_full((len(x), 1), sigma), torch.zeros(len(x), dtype=torch.int64, device=x.device))
+
+
+def gaussian_start(net):
+    """The flow's start: log density of N(m, (sd² + σ_max²) I) at x (N, d)."""
+    variance = net.sd**2 + net.high**2
+    return lambda x: -(x - net.mean).square().sum(1) / (2 * variance) - x.shape[1] / 2 * math.log(2 * math.pi * variance)
+
+
+def antisymmetry(score, x, h=1e-4):
+    """|J - J'|/(2 |J|) of the Jacobian J of score (N, d) -> (N, d) by central differences, on average over x (N, d)."""
+    steps = h * torch.eye(x.shape[1], dtype=x.dtype)
+    j = torch.stack([(score(x + step) - score(x - step)) / (2 * h) for step in steps], 2)
+    return ((j - j.mT).flatten(1).norm(dim=1) / (2 * j.flatten(1).norm(dim=1))).mean().item()
+
+
+class Plane(NamedTuple):
+    """What two networks know of the three hills: gaps in nats of log p_low on fresh points (N,), and more."""
+
+    gaps: dict  # {who: exact log density minus theirs (N,)}
+    integrals: dict  # {who: integral of the flow's density over the window}
+    log_z: dict  # {level: log Z of exp(-E), by the grid}
+    antisymmetry: dict
+    densities: dict  # {name: (n, n)}
+
+
+@functools.cache
+@own_random_stream
+def hill_networks(run):
+    """{name: network} of the three hills, float64: an energy, and a free network given as long."""
+    config = run.config
+    config = replace(config, learning_rate=5 * config.learning_rate, batch_size=4 * config.batch_size)  # the plane is easy
+    torch.manual_seed(run.seed)
+    pool, nets = draw_gaussians(three_hills(), 20_000).float().to(run.device), {}
+
+    def draw(n):
+        return pool[torch.randint(len(pool), (n,), device=run.device)], torch.zeros(n, dtype=torch.int64, device=run.device)
+
+    for name, share in (("energy", 1.0), ("free network", FREE_SHARE)):
+        net = NoisyEnergy(pool.mean(0), pool.std(0).mean().item(), run.config.width // 4, is_energy=share == 1)
+        n_updates = max(int(share * config.n_plane), 1)
+        nets[name] = train_denoiser(net.to(run.device), draw, config, n_updates, name).double().cpu()
+    return nets
+
+
+@torch.no_grad()
+def measure_plane(run, n=48, reach=6.0):
+    """The flow's likelihood by the exact score, by a trained energy and by a free network; the energy's own by a grid."""
+    nets = hill_networks(run)
+    net = nets["energy"]
+    torch.manual_seed(run.seed)
+    truth, levels = blurred(three_hills(), net.low), noise_levels(40, net.low, net.high)[-2::-1]
+    axis, x = (torch.arange(n).double() + 0.5) * 2 * reach / n - reach, draw_gaussians(truth, run.config.n_points // 2)
+    grid, cell, exact = torch.cartesian_prod(axis, axis), (2 * reach / n) ** 2, mixture_log_density(truth, x)
+
+    ways = {"exact score": lambda z, sigma: mixture_slopes(blurred(three_hills(), sigma), z)}
+    ways |= {name: at_levels(net)[1] for name, net in nets.items()}
+    logs = {who: flow_log_density(slopes, torch.cat([x, grid]), levels, gaussian_start(net)) for who, slopes in ways.items()}
+    gaps, integrals = {who: exact - log_p[: len(x)] for who, log_p in logs.items()}, {}
+    for who, log_p in logs.items():
+        integrals[who] = (log_p[len(x) :].exp().sum() * cell).item()
+    log_z = {sigma: ((-at_level(net, grid, sigma)).logsumexp(0) + math.log(cell)).item() for sigma in levels[::4]}
+    gaps["energy, by the grid"] = exact + at_level(net, x, net.low) + log_z[levels[0]]
+    twisted = {who: antisymmetry(lambda z, slopes=slopes: slopes(z, 0.5)[0], x[:100]) for who, slopes in ways.items()}
+    own = -at_level(net, grid, net.low) - log_z[levels[0]]
+    shown = {"exact": mixture_log_density(truth, grid), "exp(-E)/Z": own, "the flow of the same E": logs["energy"][len(x) :]}
+    return Plane(gaps, integrals, log_z, twisted, {name: log_p.exp().reshape(n, n) for name, log_p in shown.items()})
+
+
+# Digits. The label is the cluster of module 07: K-means on the training pixels, no labels; a sample's cluster is drawn by
+# its share. Beside the long training stand three shorter ones of equal time: the energy, the energy without clusters, and
+# the free network, which makes more updates in it. Every sample costs as many evaluations of the score, whoever draws.
+#
+# What is the flow's likelihood worth on images of 17 grey levels? Spread each pixel evenly over its cell, 1/8 wide: then
+# P(image) >= exp(E log p(x + u) + 64 log(1/8)) (Jensen), so a density of log2 p is at most
+#
+#     bits a dimension = -E log2 p(x + u)/64 + log2 8                                                              (9)
+#
+# of code: three bits more than its own unit says. p(x) = Σ π_c p(x | c); a sum over fewer clusters is a lower bound.
+
+
+FREE_SHARE = 1.75  # updates of the free network for one of the energy, at equal time
+
+
+@functools.cache
+def clusters_of_digits(run):
+    """The training images (N, 64) in float32 on the run's device, and their clusters (N,)."""
+    x = images(run).x
+    return x.float().to(run.device), find_clusters(x, min(run.config.n_clusters, len(x) // 4), run.seed).to(run.device)
+
+
+@own_random_stream
+def learn_digits(run, n_updates, label, with_clusters=True, is_energy=True):
+    """A NoisyEnergy of the training images, trained for so long."""
+    torch.manual_seed(run.seed)
+    x, clusters = clusters_of_digits(run)
+    clusters = clusters if with_clusters else torch.zeros_like(clusters)
+    net = NoisyEnergy(
+        x.mean(0), (x - x.mean(0)).std().item(), run.config.width, clusters.max().item() + 1, is_energy=is_energy
+    )
+
+    def draw(n):
+        rows = torch.randint(len(x), (n,), device=x.device)
+        return x[rows], clusters[rows]
+
+    return train_denoiser(net.to(run.device), draw, run.config, n_updates, label)
+
+
+@functools.cache
+def digit_networks(run):
+    """{name: network}: the long training, and three short ones of equal time."""
+    long, short = run.config.n_denoiser, max(run.config.n_denoiser // 5, 1)
+    free = max(int(FREE_SHARE * short), 1)
+    return {
+        "energy": learn_digits(run, long, "energy"),
+        "a fifth: energy": learn_digits(run, short, "a fifth"),
+        "a fifth: without clusters": learn_digits(run, short, "no clusters", with_clusters=False),
+        "a fifth: free network": learn_digits(run, free, "free network", is_energy=False),
+    }
+
+
+@torch.no_grad()
+def sample_digits(run, net, sampler):
+    """Images (n_samples, 64) from noise, each cluster by its share."""
+    n, clusters = run.config.n_samples, clusters_of_digits(run)[1]
+    torch.manual_seed(run.seed)
+    c = shared_out(clusters, 1, n)[0] if len(net.by_label) > 1 else torch.zeros(n, dtype=torch.int64, device=run.device)
+    x = net.mean + (net.sd**2 + net.high**2) ** 0.5 * torch.randn(n, 64, device=run.device)
+    return SAMPLERS[sampler](at_levels(net, c)[0], x, net.low, net.high, n_evaluations(run.config))
+
+
+def in_cells(x):
+    """Images of 17 grey levels spread evenly over the cells of their pixels, 1/8 wide."""
+    return x + (torch.rand_like(x) - 0.5) / 8
+
+
+def bits_per_dimension(log_density, d=64, cell=1 / 8):
+    """Eq. (9) for log densities (N,) in nats: (N,)."""
+    return -log_density / (d * math.log(2)) - math.log2(cell)
+
+
+@torch.no_grad()
+def flow_of_digits(run, x, n_nearest=4, n_steps=60):
+    """log p(x) (N,) by the flow in each of the nearest clusters of x (N, 64): a lower bound of the sum over all."""
+    net, (pixels, clusters) = copy.deepcopy(digit_networks(run)["energy"]).double().cpu(), clusters_of_digits(run)
+    pixels, clusters = pixels.double().cpu(), clusters.cpu()
+    centres = torch.stack([pixels[clusters == k].mean(0) for k in range(len(net.by_label))])
+    near = torch.cdist(x, centres).argsort(1)[:, :n_nearest]
+    share, levels = torch.bincount(clusters).double() / len(clusters), noise_levels(n_steps, net.low, net.high)[-2::-1]
+    slopes = at_levels(net, near.flatten())[1]
+    log_p = flow_log_density(slopes, x.repeat_interleave(near.shape[1], 0), levels, gaussian_start(net))
+    return (log_p.view(near.shape) + share[near].log()).logsumexp(1)
+
+
+def tuned_mixture(run):
+    """A mixture of spread images, its size and regularisation chosen on a part of the training images."""
+    x, _, held, _ = split_images(in_cells(images(run).x), images(run).y, 0.25)
+    settings = [(size, reg) for size in (5, 10, 20, 40) for reg in (3e-3, 1e-2)]
+
+    def loss(setting):
+        return -mixture_log_density(fit_gaussians(x, setting[0], run.seed, setting[1]), held).mean()
+
+    size, reg = min(settings, key=loss)
+    return fit_gaussians(in_cells(images(run).x), size, run.seed, reg)
+
+
+class Digits(NamedTuple):
+    """What was drawn and measured on digits."""
+
+    samples: dict  # {name: images}
+    scores: dict  # {name: DigitScores}
+    bits: dict  # {name: bits a dimension (N,) of the test images}
+    antisymmetry: dict
+    floor: float  # Fréchet distance of as many training images
+    nearest: float  # median distance of test images to the nearest training image
+
+
+@functools.cache
+@own_random_stream
+def measure_digits(run):
+    """Samplers, networks and the mixture, on samples; the flow's bits beside the mixture's; who has a curl."""
+    nets = digit_networks(run)
+    drawn = {sampler: sample_digits(run, nets["energy"], sampler) for sampler in SAMPLERS}
+    drawn |= {name: sample_digits(run, net, "probability flow") for name, net in nets.items() if name != "energy"}
+    torch.manual_seed(run.seed)
+    drawn["mixture"] = draw_gaussians(fit_gaussians(images(run).x, 60, run.seed), run.config.n_samples).clamp(-1, 1)
+    scores = {name: score_images(run, x) for name, x in drawn.items()}
+    x = in_cells(images(run).x_test)
+    bits = {"flow": flow_of_digits(run, x), "mixture": mixture_log_density(tuned_mixture(run), x)}
+    noisy, twisted = x[:20] + 0.5 * torch.randn(20, 64, dtype=torch.float64), {}
+    for name in ("a fifth: energy", "a fifth: free network"):
+        score = at_levels(copy.deepcopy(nets[name]).double().cpu())[0]
+        twisted[name] = antisymmetry(lambda z, score=score: score(z, 0.5), noisy)
+    bits = {name: bits_per_dimension(log_p) for name, log_p in bits.items()}
+    floor = frechet_to_test(run, images(run).x[torch.randperm(len(images(run).x))[: run.config.n_samples]])
+    near = nearest_distances(images(run).x_test, images(run).x).median().item()
+    return Digits(drawn, scores, bits, twisted, floor, near)
+
+
+def draw_line(line, s=0.5, high=5.0):
+    """Left, how the flow shrinks noise to the data's variance, with its half and without; right, three samplers."""
+    fig, (ax, bars) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    sigma, wide = np.geomspace(0.02, high, 200), s**2 + high**2
+    for name, path, colour in (
+        ("the flow in 300 steps", s**2 + sigma**2, "C0"),
+        ("without its half", (s**2 + sigma**2) ** 2 / wide, "C3"),
+    ):
+        ax.loglog(sigma, path, colour, label=f"{name}, theory")
+        ax.plot(0.02, line.found[name].mean(), "o", c=colour, ms=9, label="measured at the end", clip_on=False)
+    ax.axhline(s**2, c="k", ls="--", label="the data's variance $s^2$")
+    ax.set(xlabel="noise level $\\sigma$ (noise is right, data left)", ylabel="variance of the points")
+    ax.set_title(f"without its half the flow ends at {line.found['without its half'].mean() / s**2:.1%} of the variance")
+    ax.legend(fontsize=8)
+    names = list(SAMPLERS)
+    means, sems = zip(*(mean_and_sem(line.found[name]) for name in names), strict=True)
+    bars.bar(names, means, yerr=sems, color="C0", label="measured")
+    bars.plot(names, [line.exact[name] for name in names], "kx", ms=10, label="exact, for these steps")
+    bars.axhline(s**2, c="k", ls="--", label="the data's variance $s^2$")
+    best = min(names, key=lambda name: abs(line.found[name].mean() - s**2))
+    bars.set(ylabel="variance of the samples", title=f"with as many evaluations, the {best} is nearest")
+    bars.legend(fontsize=8)
+    return fig
+
+
+def draw_plane(plane):
+    """The hills, two densities of one trained network, and the constants of its energies."""
+    fig, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
+    gap, own = (plane.gaps[who].mean().item() for who in ("energy", "energy, by the grid"))
+    titles = (
+        "exact density, the lowest level",
+        f"the network's flow: {gap:.2f} nats off",
+        f"its exp(-E)/Z: {own:.2f} nats off",
+    )
+    for ax, p, title in zip(axes, plane.densities.values(), titles, strict=False):
+        ax.imshow(p.T, origin="lower", extent=(-6, 6, -6, 6), cmap="magma", vmax=plane.densities["exact"].max())
+        ax.set(title=title, xlabel="$x_1$", ylabel="$x_2$", xlim=(-4, 4), ylim=(-4, 4))
+    axes[3].semilogx(plane.log_z.keys(), plane.log_z.values(), "o-")
+    reach = max(plane.log_z.values()) - min(plane.log_z.values())
+    axes[3].set(
+        xlabel="noise level $\\sigma$", ylabel="log Z (nats)", title=f"log Z of the levels differs by {reach:.1f} nats"
+    )
+    return fig
+
+
+def draw_digits(run, found):
+    """Samples, and how far from test images they are."""
+    fig, (ax, bars) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained", width_ratios=(1.5, 1))
+    rows = {"real": images(run).x_test[:20]} | {name: x[:20] for name, x in found.samples.items()}
+    show_images(ax, rows, "digits from noise: a row a sampler (energy), a network or a rival")
+    names = list(found.scores)[::-1]
+    values, sems = [found.scores[name].frechet for name in names], [found.scores[name].frechet_sem for name in names]
+    bars.barh(names, values, xerr=sems, color=["C1" if name == "mixture" else "C0" for name in names])
+    bars.axvline(found.floor, c="k", ls="--", label="real training images")
+    best = min(found.scores, key=lambda name: found.scores[name].frechet)
+    bars.set(xlabel="Fréchet distance to test images", xscale="log", title=f"nearest: {best}")
+    bars.legend()
+    return fig
+
+
+def record_levels(run, blurring, line, plane):
+    """The exact half: what every score says, what samplers make of it, and what a flow is worth."""
+    run.metric("denoiser by the score: largest error", blurring.denoiser, None, ("posterior mean", 0), 1e-10)
+    run.metric("d log p/d sigma^2: largest error", blurring.heat, None, ("eq. (5)", 0), 1e-4)
+    for name, variances in line.found.items():
+        mean, sem = mean_and_sem(variances)
+        run.metric(f"{name}: variance", mean, sem, ("exact", line.exact[name]), tolerance(sem, len(variances)))
+    for who, gaps in plane.gaps.items():
+        within = 0.02 if who == "exact score" else None
+        run.metric(f"three hills, {who}: gap (nats)", *mean_and_sem(gaps), ("exact density", 0), within)
+    for who, integral in plane.integrals.items():
+        run.metric(f"three hills, {who}: integral", integral, None, ("a flow's", 1), 0.01)
+    for who, share in plane.antisymmetry.items():
+        within = None if who == "free network" else 1e-6
+        run.metric(f"three hills, {who}: antisymmetry", share, None, ("an energy's", 0), within)
+
+
+def record_digits(run, found):
+    """Samples beside real images, and the flow's code length beside the mixture's."""
+    for name, scores in found.scores.items():
+        run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("real images", found.floor))
+    for name in ("probability flow", "mixture"):
+        scores = found.scores[name]
+        run.metric(f"{name}: told from real", scores.told, scores.told_sem, ("a coin", 0.5))
+        run.metric(f"{name}: nearest training image", scores.nearest, None, ("test images", found.nearest))
+    run.metric("probability flow: class entropy (ln 10)", found.scores["probability flow"].entropy, None, ("even", 1))
+    bits = {name: mean_and_sem(values) for name, values in found.bits.items()}
+    run.metric("flow: bits a dimension", *bits["flow"], ("mixture", bits["mixture"][0]))
+    for name, share in found.antisymmetry.items():
+        run.metric(f"{name}: antisymmetry", share, None, ("an energy's", 0), None if "free" in name else 1e-6)
+
+
 def section_diffusion(run):
     """Noise of many levels, a score for each: an energy that changes with the level makes samples out of noise."""
-    mixture = Gaussians(
-        torch.ones(2).double() / 2, torch.tensor([[-1.0], [1.0]]).double(), 0.1 * torch.ones(2, 1, 1).double()
+    line, plane = measure_line(run), measure_plane(run)
+    record_levels(run, measure_blurring(run), line, plane)
+    run.figure(draw_line(line), "half")
+    run.figure(draw_plane(plane), "plane")
+    found = measure_digits(run)
+    record_digits(run, found)
+    run.figure(draw_digits(run, found), "digits")
+    run.say(diffusion_sentence(found))
+
+
+def diffusion_sentence(found):
+    """Which sampler, whether clusters pay, whether freedom does, and who codes images in fewer bits."""
+    distance = {name: scores.frechet for name, scores in found.scores.items()}
+    best = min(SAMPLERS, key=distance.get)
+    energy, bare, free = (distance[f"a fifth: {name}"] for name in ("energy", "without clusters", "free network"))
+    bits = {name: values.mean().item() for name, values in found.bits.items()}
+    winner = min(bits, key=bits.get)
+    return (
+        f"the {best} comes nearest to real digits ({distance[best]:.2f}, the mixture {distance['mixture']:.2f}); in a fifth of "
+        f"the time the energy reaches {energy:.2f}, without clusters {bare:.2f}, the free network {free:.2f}; "
+        f"the {winner} codes test images in fewer bits ({bits[winner]:.2f} a pixel)"
     )
-    y = torch.randn(run.config.n_points, 1, dtype=torch.float64)
-    wide = blurred(mixture, 0.7)
-    by_score = denoise(y, lambda z: mixture_score(wide, z), 0.7)
-    gap = (by_score - given_noisy(mixture, y, 0.7).mean()).abs().max()
-    run.metric("denoiser by the score, largest error", gap, against=("posterior mean", 0), within=1e-10)
-    run.say("the score of the noisy density knows the mean of what was clean")
 
 
 # %% 2. Recovery likelihood
