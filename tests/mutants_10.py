@@ -203,8 +203,8 @@ MUTANTS = [
         MAP,
     ),
     (
-        "within = tolerance(sem, len(values))\n            run.metric(f\"n = {n}, {name}: variance\", mean, sem, (\"these steps, exactly\", exact[n][name]), within)",
-        "within = None\n            run.metric(f\"n = {n}, {name}: variance\", mean, sem, (\"these steps, exactly\", exact[n][name]), within)",
+        'within = tolerance(sem, len(values))\n            run.metric(f"n = {n}, {name}: variance", mean, sem, ("these steps, exactly", exact[n][name]), within)',
+        'within = None\n            run.metric(f"n = {n}, {name}: variance", mean, sem, ("these steps, exactly", exact[n][name]), within)',
         "composed variances that nothing holds to their exact values",
         CLAIMS,
     ),
