@@ -73,8 +73,8 @@ class Config:
     n_recovery: Annotated[int, "updates of the recovery likelihood of digits"] = 2000
     n_flow: Annotated[int, "updates of each flow"] = 2000
     threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
-    n_vae: Annotated[int, "updates of the variational auto-encoder"] = 4000
-    n_prior: Annotated[int, "updates of the energy of its codes"] = 2000
+    n_vae: Annotated[int, "updates of the variational auto-encoder"] = 3000
+    n_prior: Annotated[int, "updates of the energy of its codes"] = 1000
     n_latents: Annotated[int, "dimensions of its codes"] = 16
     n_latent_components: Annotated[int, "Gaussians of the mixture of its codes"] = 40
     n_latent_steps: Annotated[int, "Langevin steps from noise to a code"] = 200
@@ -1814,7 +1814,7 @@ def latent_loss(prior, decoder, s, x, z_posterior, z_prior):
     return error + prior(z_posterior.detach()).mean() - prior(z_prior.detach()).mean()
 
 
-def slope_of(energy):
+def slope_by_autograd(energy):
     """x -> ∇E(x), by autograd."""
 
     def slope(x):
@@ -1850,7 +1850,7 @@ def quadrature_log_density(x, prior, decoder, s, z):
     return (minus_f + log_x).logsumexp(1) - minus_f.logsumexp(0)
 
 
-class Linear(NamedTuple):
+class LinearLatent(NamedTuple):
     """How far quadrature is from the closed form; and slopes in b by chains (R,) and exactly."""
 
     gap: float
@@ -1877,10 +1877,10 @@ def measure_linear_latent(run, s=0.5, step_size=0.08, n_steps=200):
     for _ in range(run.config.n_repeats):
         many = x.repeat(n, 1)
         start = torch.randn(2, len(many), 2, dtype=torch.float64)
-        z = langevin(slope_of(posterior_energy(prior, decoder, s, many)), start[0], n_steps, step_size)
-        z_prior = langevin(slope_of(prior), start[1], n_steps, step_size)
+        z = langevin(slope_by_autograd(posterior_energy(prior, decoder, s, many)), start[0], n_steps, step_size)
+        z_prior = langevin(slope_by_autograd(prior), start[1], n_steps, step_size)
         slopes.append(-torch.autograd.grad(latent_loss(prior, decoder, s, many, z, z_prior), b)[0][0])
-    return Linear(gap, torch.stack(slopes), slope[0].item())
+    return LinearLatent(gap, torch.stack(slopes), slope[0].item())
 
 
 def wells(z, height):
@@ -2019,7 +2019,8 @@ def measure_alignment(run, beta=2.0, cold=200.0):
 # Taken together its codes are not N(0, I): the prior has holes where no image was ever encoded, and samples from there look
 # like nothing. So a second model is fitted to the codes, a mixture of Gaussians or an energy. (Pang et al. train both at
 # once and need chains for every image's posterior; here the encoder spares them.) The energy is a Gaussian's and a network,
-# f(z) = |z|²/2 + u(z), on codes scaled to variance 1, learnt by module 07's loop with persistent chains.
+# f(z | c) = |z|²/2 + u(z, c), on codes scaled to variance 1, learnt by module 07's loop: clusters c of the images, each with
+# hidden biases, hold the proportions that chains do not find.
 
 
 class Vae(nn.Module):
@@ -2044,43 +2045,49 @@ class Vae(nn.Module):
         return log_x - x.shape[-1] / 2 * math.log(2 * math.pi * self.s**2) - kl
 
 
-def train_vae(x, config):
+def fit_vae(x, config, width=256, batch=128):
     """A VAE of images x (N, d), averaged over its updates."""
-    learner = Learner(Vae(x.shape[1], config.n_latents, config.width, config.vae_noise).to(x.device), 2e-3, config.n_vae)
+    vae = Vae(x.shape[1], config.n_latents, width, config.vae_noise).to(x.device)
+    learner = Learner(vae, 2e-3, config.n_vae)
     for _ in Progress(range(config.n_vae), "VAE"):
-        learner.down(-learner.net.bound(x[torch.randint(len(x), (config.batch_size,), device=x.device)]).mean())
+        learner.down(-vae.bound(x[torch.randint(len(x), (batch,), device=x.device)]).mean())
     return learner.average
 
 
 class LatentEnergy(nn.Module):
-    """f(z) (N,) = |z|²/2 + u(z), u a network that is 0 at first."""
+    """f(z | c) (N,) = |z|²/2 + u(z, c) of codes z (N, m) in clusters c (N,): each has hidden biases; u is 0 at first."""
 
-    def __init__(self, m, width=128):
+    def __init__(self, m, n_clusters, width=128):
         super().__init__()
-        self.u = nn.Sequential(nn.Linear(m, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
-        nn.init.zeros_(self.u[-1].weight)
+        self.first, self.biases = nn.Linear(m, width), nn.Embedding(n_clusters, width)
+        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        nn.init.zeros_(self.biases.weight)
+        nn.init.zeros_(self.rest[-1].weight)
 
-    def forward(self, z):
-        return z.square().sum(-1) / 2 + self.u(z).squeeze(-1)
+    def forward(self, z, c):
+        return z.square().sum(-1) / 2 + self.rest(self.first(z) + self.biases(c)).squeeze(-1)
 
 
-def train_latent_energy(vae, x, config, n_chains=512, batch=128, n_langevin=10, step_size=0.1):
-    """The energy of a VAE's codes of x, and their scale (m,): data up, chains down, as for images."""
+def train_latent_energy(vae, x, y, config, n_chains=512, batch=128, n_langevin=10, step_size=0.1):
+    """The energy of a VAE's codes of x (N, d) in clusters y (N,), and their mean and scale (m,)."""
     with torch.no_grad():
         z, _ = vae.codes(x)
         middle, scale = z.mean(0), z.std(0)
-    learner = Learner(LatentEnergy(config.n_latents).to(x.device), 1e-3, config.n_prior)
-    chains = torch.randn(n_chains // batch, batch, config.n_latents, device=x.device)
+    learner = Learner(LatentEnergy(config.n_latents, y.max().item() + 1).to(x.device), 3e-3, config.n_prior)
+    blocks, rows = shared_out(y, n_chains // batch, batch), Labelled(y)
+    chains = torch.randn(*blocks.shape, config.n_latents, device=x.device)
     for step in Progress(range(config.n_prior), "energy of codes"):
+        c, chain = blocks[step % len(blocks)], chains[step % len(blocks)]
         with torch.no_grad():
-            z = (vae.codes(x[torch.randint(len(x), (batch,), device=x.device)])[0] - middle) / scale
-        chain = chains[step % len(chains)]
-        chain.copy_(langevin(slope_of(learner.net), chain, n_langevin, step_size))
-        learner.down(two_phases(learner.net(z), learner.net(chain)))
+            z = (vae.codes(x[rows.like(c)])[0] - middle) / scale
+        fresh = torch.rand(batch, 1, device=x.device) < 0.01  # chains that begin again from noise
+        chain.copy_(torch.where(fresh, torch.randn_like(chain), chain))
+        chain.copy_(langevin(slope_by_autograd(lambda z, c=c: learner.net(z, c)), chain, n_langevin, step_size))
+        learner.down(phase_gap(learner.net(z, c), learner.net(chain, c)))
     return learner.average, middle, scale
 
 
-def two_phases(e_data, e_model):
+def phase_gap(e_data, e_model):
     """Mean energy of data minus that of samples: its slope is minus the likelihood's; and a little of their squares."""
     return (e_data - e_model + 1e-5 * (e_data.square() + e_model.square())).mean()
 
@@ -2088,11 +2095,13 @@ def two_phases(e_data, e_model):
 def draws_of_codes(vae, x, config, seed):
     """{model: n_samples images}, decoded from the prior, from a mixture of the codes and from their energy."""
     n, m, device = config.n_samples, config.n_latents, x.device
-    energy, middle, scale = train_latent_energy(vae, x, config)
+    y = find_clusters(x, config.n_clusters, seed)
+    energy, middle, scale = train_latent_energy(vae, x, y, config)
+    c = shared_out(y, 1, n)[0]
     with torch.no_grad():
         codes = torch.cat([vae.codes(x)[0] for _ in range(4)])
         mixture = fit_gaussians(codes, config.n_latent_components, seed)
-        z = langevin(slope_of(energy), torch.randn(n, m, device=device), config.n_latent_steps, 0.1)
+        z = langevin(slope_by_autograd(lambda z: energy(z, c)), torch.randn(n, m, device=device), config.n_latent_steps, 0.1)
         latents = {"VAE": torch.randn(n, m, device=device)}
         latents["VAE + mixture"] = draw_gaussians(mixture, n).float().to(device)
         latents["VAE + energy"] = middle + scale * z
@@ -2102,7 +2111,7 @@ def draws_of_codes(vae, x, config, seed):
 def measure_latent_digits(run):
     """{model: (DigitScores, images)} of three priors behind one decoder."""
     x = images(run).x.float().to(run.device)
-    found = draws_of_codes(train_vae(x, run.config), x, run.config, run.seed)
+    found = draws_of_codes(fit_vae(x, run.config), x, run.config, run.seed)
     return {name: (score_images(run, drawn), drawn) for name, drawn in found.items()}
 
 
@@ -2508,7 +2517,7 @@ def dual_losses(energy, x, y, t):
 LEFT_SHARE = 0.8  # of two modes at -3 and 3, each of standard deviation 0.3
 
 
-def two_modes(shape):
+def far_modes(shape):
     """Draws from the two modes."""
     return torch.where(torch.rand(shape) < LEFT_SHARE, -3.0, 3.0) + 0.3 * torch.randn(shape)
 
@@ -2531,7 +2540,7 @@ def train_levels(n_networks, n_updates, weight_of_time, rate=5e-3, t_range=(0.01
     learner = Learner(EnergyOfLevels(n_networks), rate, n_updates)
     low, high = (math.log(t) for t in t_range)
     for _ in range(n_updates):
-        x, t = two_modes((n_networks, batch)), (low + (high - low) * torch.rand(n_networks, batch)).exp()
+        x, t = far_modes((n_networks, batch)), (low + (high - low) * torch.rand(n_networks, batch)).exp()
         in_space, in_time = dual_losses(learner.net, x, x + t.sqrt() * torch.randn_like(x), t)
         learner.down((in_space + weight_of_time * in_time).mean(1).sum())
     return learner.average
@@ -2662,21 +2671,21 @@ def draw_equilibrium(ax, found):
 #     bias = (S E[w²] - E[w² ∇(-E)])/(K E[w]²).
 
 
-def double_well(x):
+def tilted_wells(x):
     """E(x) and -E'(x) of two wells at -1 and 1, the right one lower."""
     return 4 * (x.square() - 1).square() - x, -16 * x * (x.square() - 1) + 1
 
 
 def monte_carlo_score(y, t, k, n):
     """n estimates (n,) of the diffused score at y, each from K = k draws."""
-    e, force = double_well(y + t**0.5 * torch.randn(n, k, dtype=torch.float64))
+    e, force = tilted_wells(y + t**0.5 * torch.randn(n, k, dtype=torch.float64))
     return ((-e).softmax(1) * force).sum(1)
 
 
 def exact_score_and_bias(y, t, n=20001, reach=12.0):
     """(the diffused score, K times its estimate's bias for large K, the estimate's mean at K = 1), by quadrature."""
     u = torch.linspace(-reach, reach, n, dtype=torch.float64)
-    e, force = double_well(y + t**0.5 * u)
+    e, force = tilted_wells(y + t**0.5 * u)
     normal, w = (-u.square() / 2).exp(), (-e).exp()
     mean = [((normal * f).sum() / normal.sum()).item() for f in (w, w * force, w**2, w**2 * force, force)]
     score = mean[1] / mean[0]
@@ -2810,7 +2819,7 @@ def layered_energy(s, x, params, n_hidden=6):
     return s.square().sum(1) / 2 - ((x @ params[0]) * h).sum(1) - ((h @ params[1]) * out).sum(1)
 
 
-def settle(x, target, params, beta=0.0, n_steps=120, rate=0.5, keep_graph=False):
+def settle_units(x, target, params, beta=0.0, n_steps=120, rate=0.5, keep_graph=False):
     """The minimum (B, units) of E + β |out - target|²/2 by descent; with its graph for backpropagation through the steps."""
     n_hidden = params[1].shape[0]
     s = torch.zeros(len(x), sum(params[1].shape), dtype=x.dtype, requires_grad=True)
@@ -2824,7 +2833,7 @@ def settle(x, target, params, beta=0.0, n_steps=120, rate=0.5, keep_graph=False)
 def equilibrium_gradient(x, target, params, beta, symmetric):
     """Estimates of dC/dθ, flat, from two equilibria."""
     params = [p.detach().requires_grad_() for p in params]
-    ends = [settle(x, target, params, b).detach() for b in ((-beta, beta) if symmetric else (0.0, beta))]
+    ends = [settle_units(x, target, params, b).detach() for b in ((-beta, beta) if symmetric else (0.0, beta))]
     slopes = [torch.autograd.grad(layered_energy(s, x, params).sum(), params) for s in ends]
     low, high = (torch.cat([g.flatten() for g in slope]) for slope in slopes)
     return (high - low) / (2 * beta if symmetric else beta)
@@ -2833,7 +2842,7 @@ def equilibrium_gradient(x, target, params, beta, symmetric):
 def exact_backprop_gradient(x, target, params):
     """dC/dθ, flat, by backpropagation through all the steps of settling."""
     params = [p.detach().requires_grad_() for p in params]
-    out = settle(x, target, params, keep_graph=True)[:, params[1].shape[0] :]
+    out = settle_units(x, target, params, keep_graph=True)[:, params[1].shape[0] :]
     return torch.cat([g.flatten() for g in torch.autograd.grad((out - target).square().sum() / 2, params)])
 
 

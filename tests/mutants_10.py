@@ -142,8 +142,8 @@ MUTANTS = [
         DESCENT,
     ),
     (
-        "double_well(y + t**0.5 * torch.randn(n, k, dtype=torch.float64))",
-        "double_well(y + t * torch.randn(n, k, dtype=torch.float64))",
+        "tilted_wells(y + t**0.5 * torch.randn(n, k, dtype=torch.float64))",
+        "tilted_wells(y + t * torch.randn(n, k, dtype=torch.float64))",
         "a variance for a standard deviation in the draws",
         NO_DATA,
     ),

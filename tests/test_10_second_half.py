@@ -144,23 +144,26 @@ def test_the_bound_of_a_vae_is_log_p_where_its_encoder_is_the_posterior():
 
 
 class TwoSpots(torch.nn.Module):
-    """Stands in for a VAE: its codes are two spots, two times as many in the right one."""
+    """Stands in for a VAE: its codes are two spots, where the first pixel says."""
 
     def codes(self, x):
-        where = torch.where(torch.arange(len(x)) % 3 == 0, -2.0, 2.0)
-        return where[:, None] + torch.tensor([0.3, 0.1]) * torch.randn(len(x), 2), None
+        return 2 * x[:, :1] + torch.tensor([0.8, 0.9]) * torch.randn(len(x), 2), None
 
     def decoder(self, z):
         return z
 
 
 def test_priors_of_codes_are_where_the_codes_are():
-    """The mistakes: phases exchanged, draws that keep the scale in which the energy was learnt."""
-    run = Notes(n_prior=400, n_latents=2, n_samples=600, n_latent_components=2, n_latent_steps=300)
-    drawn = m.draws_of_codes(TwoSpots(), torch.zeros(900, 64), run.config, 0)
+    """The mistakes: phases exchanged, draws that keep the scale in which the energy was learnt, clusters in even shares."""
+    run = Notes(n_prior=250, n_latents=2, n_clusters=2, n_samples=600, n_latent_components=2, n_latent_steps=200)
+    x = torch.where(torch.arange(900) % 3 == 0, -1.0, 1.0)[:, None].expand(900, 64)
+    drawn = m.draws_of_codes(TwoSpots(), x, run.config, 0)
     for name in ("VAE + mixture", "VAE + energy"):
-        near = ((drawn[name][:, 0].abs() - 2).abs() < 0.9) & ((drawn[name].diff(dim=1)).abs()[:, 0] < 1.2)
-        assert near.float().mean() > 0.8, name
+        z = drawn[name]
+        assert ((z[:, 0].abs() - 2).abs() < 2).float().mean() > 0.9, name
+        assert (z[:, 0] > 0).float().mean() == pytest.approx(2 / 3, abs=0.06), name
+        assert (z[:, 1] - (z[:, 0].sign() * 2)).abs().median() < 1, name
+        assert z.std(0).tolist() == pytest.approx([2.05, 2.09], abs=0.2), name
     assert drawn["VAE"].std() == pytest.approx(1, abs=0.1)
 
 
@@ -322,7 +325,7 @@ def test_after_long_a_descent_all_samples_are_at_the_fields_zeros():
 
 def test_the_score_without_data_is_the_slope_of_the_diffused_density_and_its_bias_is_known():
     """The mistakes: E' for -E', t for √t, the bias with its sign flipped or E w² left out."""
-    y, t, e = 0.4, 0.3, lambda x: m.double_well(torch.tensor(x))[0].item()
+    y, t, e = 0.4, 0.3, lambda x: m.tilted_wells(torch.tensor(x))[0].item()
 
     def density(y):
         return scipy.integrate.quad(lambda x: math.exp(-e(x) - (y - x) ** 2 / (2 * t)), -4, 4, epsabs=1e-13)[0]
@@ -363,7 +366,7 @@ def test_regression_is_trained_to_the_mean_and_an_energy_to_both_roots():
     y = torch.linspace(-1.2, 1.2, 40).expand(2, 40)
     e = energy(torch.stack([x, y], -1)).detach()
     assert (y.gather(1, e.argmin(1, keepdim=True)).abs() - 0.7).abs().max() < 0.2
-    assert (e[:, 19] > e.amin(1) + 0.5).all()
+    assert (e[:, 19] > e.amin(1) + 0.3).all()
     assert m.train_roots(m.Side(2, 1), 250)(x[..., None]).abs().max() < 0.25
 
 
@@ -374,7 +377,7 @@ def test_nudged_equilibria_give_the_gradient_with_errors_of_first_and_second_ord
     exact = m.exact_backprop_gradient(x, target, params)
 
     def cost(at):
-        return (m.settle(x, target, at)[:, 6:] - target).square().sum().item() / 2
+        return (m.settle_units(x, target, at)[:, 6:] - target).square().sum().item() / 2
 
     for i, j in ((0, 5), (1, 4)):
         nudged = [[p.clone() for p in params] for _ in range(2)]
