@@ -2102,6 +2102,7 @@ def draws_of_codes(vae, x, config, seed):
     c = shared_out(y, 1, n)[0]
     with torch.no_grad():
         codes = torch.cat([vae.codes(x)[0] for _ in range(4)])
+        must_be_finite("the codes", codes)
         mixture = fit_gaussians(codes, config.n_latent_components, seed)
         z = langevin(slope_by_autograd(lambda z: energy(z, c)), torch.randn(n, m, device=device), config.n_latent_steps, 0.1)
         latents = {"VAE": torch.randn(n, m, device=device)}
@@ -2786,7 +2787,8 @@ def measure_roots(run, n_networks=4, rate=0.002, n=400, away=1e-5):
         moved = moved - rate * energy_slope(energy, x, moved)[0]
     answers = regression(x.float()[..., None]).abs().mean(1)
     shrinking, theory = ((moved - y) / away)[found], ((1 - rate * curvature) ** 10)[found]
-    return Roots(answers, found.double().mean(1), ((y > 0) & found).double().sum(1) / found.sum(1), shrinking, theory)
+    positive = ((y > 0) & found).double().sum(1) / found.sum(1).clamp(min=1)
+    return Roots(answers, found.double().mean(1), positive, shrinking, theory)
 
 
 def record_roots(run, found):
@@ -2794,7 +2796,7 @@ def record_roots(run, found):
     run.metric("y^2 = x, regression: mean |answer|", *mean_and_sem(found.regression), ("mean of the roots", 0))
     run.metric("y^2 = x, descent: share at a root", *mean_and_sem(found.at_root), ("all", 1))
     run.metric("y^2 = x, descent: share at the positive", *mean_and_sem(found.positive), ("even", 0.5))
-    gap = (found.shrinking - found.theory).abs().max() if len(found.theory) else 0.0
+    gap = (found.shrinking - found.theory).abs().max() if len(found.theory) else 1.0  # no root, no claim
     run.metric("y^2 = x: contraction of 10 steps, off by", gap, None, ("|1 - eta lambda|^10", 0), 1e-3)
 
 
