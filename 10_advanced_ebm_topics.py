@@ -2141,6 +2141,15 @@ def draw_latent_digits(found, x_test, n=12):
     return fig
 
 
+def record_latent_digits(run, digits):
+    """Scores of each prior; the distance to the nearest training image beside that of new real images."""
+    real = nearest_distances(images(run).x_test, images(run).x).median()
+    for name, (scores, _) in digits.items():
+        run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("VAE alone", digits["VAE"][0].frechet))
+        run.metric(f"{name}: two-sample accuracy", scores.told, scores.told_sem, ("told apart by chance", 0.5))
+        run.metric(f"{name}: nearest training image", scores.nearest, None, ("new real images", real))
+
+
 def section_latent(run):
     """Behind a generator, an energy for its latents: exact where they can be summed, and tried on digits."""
     linear, bent, paths = measure_linear_latent(run), measure_curve(run), measure_alignment(run)
@@ -2154,10 +2163,7 @@ def section_latent(run):
     run.metric("alignment, beta = 200: F", paths.cold, None, ("best path", paths.best), paths.allowed)
     run.figure(draw_exact_latents(bent, paths), "exact")
     digits = measure_latent_digits(run)
-    for name, (scores, _) in digits.items():
-        run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("VAE alone", digits["VAE"][0].frechet))
-        run.metric(f"{name}: two-sample accuracy", scores.told, scores.told_sem, ("told apart by chance", 0.5))
-        run.metric(f"{name}: nearest training image", scores.nearest)
+    record_latent_digits(run, digits)
     run.figure(draw_latent_digits(digits, images(run).x_test), "digits")
     order = sorted(digits, key=lambda name: digits[name][0].frechet)
     run.say("from the best: " + ", ".join(f"{name} {digits[name][0].frechet:.2f}" for name in order) + " (Frechet distance)")
