@@ -167,6 +167,17 @@ def test_priors_of_codes_are_where_the_codes_are():
     assert drawn["VAE"].std() == pytest.approx(1, abs=0.1)
 
 
+def test_the_sentence_on_priors_knows_what_an_error_is():
+    """The mistake: a winner by less than the standard error of the difference."""
+
+    def scores(frechet, sem):
+        return m.DigitScores(frechet, sem, 0.8, 0.01, 1.0, 2.0)
+
+    for energy, sem, expected in ((0.2, 0.05, "no better and no worse"), (0.1, 0.01, "better"), (0.4, 0.01, "worse")):
+        rows = {"VAE": scores(3.0, 0.1), "VAE + mixture": scores(0.22, sem), "VAE + energy": scores(energy, sem)}
+        assert f"that is {expected} than" in m.latent_sentence(rows)
+
+
 # 5. Composition
 
 
