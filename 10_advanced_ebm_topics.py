@@ -966,9 +966,9 @@ def draw_plane(plane):
         f"its exp(-E)/Z: {own:.2f} nats off",
     )
     for ax, p, title in zip(axes, plane.densities, titles, strict=False):
-        ax.imshow(p.T, origin="lower", extent=(-6, 6, -6, 6), cmap="magma", vmax=plane.densities[0].max())
+        ax.imshow(to_numpy(p.T), origin="lower", extent=(-6, 6, -6, 6), cmap="magma", vmax=plane.densities[0].max().item())
         ax.set(title=title, xlabel="$x_1$", ylabel="$x_2$", xlim=(-4, 4), ylim=(-4, 4))
-    axes[3].semilogx(plane.log_z.keys(), plane.log_z.values(), "o-")
+    axes[3].semilogx(list(plane.log_z), list(plane.log_z.values()), "o-")
     reach = max(plane.log_z.values()) - min(plane.log_z.values())
     axes[3].set(
         xlabel="noise level $\\sigma$", ylabel="log Z (nats)", title=f"log Z of the levels differs by {reach:.1f} nats"
@@ -1647,8 +1647,8 @@ def measure_ring(run, n=160, reach=10.0):
 
 # On digits the flow learns pixels that are spread over their cells, as eq. (9) wants it; its density is exact, so its bits
 # need no solver. Left to itself it soon knows the training images by heart: a little noise, 0.1, is added to what it learns
-# from, and the updates are few (both chosen on validation images). The tilt learns by NCE with the flow as its noise, and log Z comes from both sides. A sample of the tilt
-# is one of many of the flow's, drawn in proportion to exp g (importance resampling).
+# from, and the updates are few (both chosen on validation images). The tilt learns by NCE with the flow as its noise, and
+# log Z comes from both sides. A sample of the tilt is one of many of the flow's, drawn in proportion to exp g.
 
 
 class FlowDigits(NamedTuple):
@@ -1717,7 +1717,9 @@ def draw_ring(ring):
     for ax, name in zip(axes, shown, strict=True):
         log_p = ring.log_density[name]
         side = math.isqrt(len(log_p))
-        ax.imshow(log_p.exp().reshape(side, side).T, origin="lower", extent=(-10, 10, -10, 10), cmap="magma", vmax=0.13)
+        ax.imshow(
+            to_numpy(log_p.exp().reshape(side, side).T), origin="lower", extent=(-10, 10, -10, 10), cmap="magma", vmax=0.13
+        )
         title = f"{name}:\n{ring.gaps[name]:.3f} nats from the data"
         ax.set(title=title, xlabel="$x_1$", xlim=(-WINDOW, WINDOW), ylim=(-WINDOW, WINDOW))
     axes[0].set_ylabel("$x_2$")
