@@ -13,7 +13,8 @@ Run      python 10_advanced_ebm_topics.py                 all sections, about fo
 Writes   outputs/10_advanced_ebm_topics/*.png and metrics.json
 Before   modules 06, 07   Exercises  ex10_1 ... ex10_4
 Sources  Robbins (1956); Vincent (2011); Song & Ermon (2019); Song et al. (2021); Karras et al. (2022);
-         Gao et al. (2021); Dinh, Sohl-Dickstein & Bengio (2017); Gao et al. (2020); Gutmann & Hyvärinen (2012)
+         Bakry & Émery (1985); Bengio et al. (2013); Gao et al. (2021); Dinh, Sohl-Dickstein & Bengio (2017);
+         Gutmann & Hyvärinen (2012); Gao et al. (2020)
 """
 
 import argparse
@@ -642,16 +643,25 @@ def denoising_loss(net, x, sigma, noise, c):
     return (net.field(u, net.biases(sigma, c)) - (sigma * u - w * noise) / net.sd).square().mean()
 
 
+@contextlib.contextmanager
+def no_subnormals():
+    """silu of far negative numbers is subnormal, on which a CPU is several times slower: here it is 0."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@no_subnormals()
 @torch.enable_grad()
 def train_denoiser(net, draw, config, n_updates, label):
     """Train on batches draw(B) -> x (B, d), c (B,) and levels even in log σ; returns the averaged network."""
     learner = Learner(net, config.learning_rate, n_updates)
-    torch.set_flush_denormal(True)  # silu of far negative numbers is subnormal: a CPU is several times slower on those
     for _ in Progress(range(n_updates), label):
         x, c = draw(config.batch_size)
         sigma = net.low * (net.high / net.low) ** torch.rand(len(x), 1, device=x.device)
         learner.down(denoising_loss(net, x, sigma, torch.randn_like(x), c))
-    torch.set_flush_denormal(False)
     must_be_finite(label, *learner.average.parameters())
     return learner.average
 
@@ -773,7 +783,7 @@ def hill_networks(run):
     for name, share in (("energy", 1.0), ("free network", FREE_SHARE)):
         net = NoisyEnergy(pool.mean(0), pool.std(0).mean().item(), run.config.width // 4, is_energy=share == 1)
         n_updates = max(int(share * config.n_plane), 1)
-        nets[name] = train_denoiser(net.to(run.device), draw, config, n_updates, name).double().cpu()
+        nets[name] = train_denoiser(net.to(run.device), draw, config, n_updates, name).cpu().double()
     return nets
 
 
@@ -876,8 +886,8 @@ def bits_per_dimension(log_density, d=64, cell=1 / 8):
 @torch.no_grad()
 def flow_of_digits(run, x, n_nearest=4, n_steps=60):
     """log p(x) (N,) by the flow in each of the nearest clusters of x (N, 64): a lower bound of the sum over all."""
-    net, (pixels, clusters) = copy.deepcopy(digit_networks(run)["energy"]).double().cpu(), clusters_of_digits(run)
-    pixels, clusters = pixels.double().cpu(), clusters.cpu()
+    net, (pixels, clusters) = copy.deepcopy(digit_networks(run)["energy"]).cpu().double(), clusters_of_digits(run)
+    pixels, clusters = pixels.cpu().double(), clusters.cpu()
     centres = torch.stack([pixels[clusters == k].mean(0) for k in range(len(net.by_label))])
     near = torch.cdist(x, centres).argsort(1)[:, :n_nearest]
     share, levels = torch.bincount(clusters).double() / len(clusters), noise_levels(n_steps, net.low, net.high)[-2::-1]
@@ -923,7 +933,7 @@ def measure_digits(run):
     bits = {"flow": flow_of_digits(run, x), "mixture": mixture_log_density(tuned_mixture(run), x)}
     noisy, twisted = x[:20] + 0.5 * torch.randn(20, 64, dtype=torch.float64), {}
     for name in ("a fifth: energy", "a fifth: free network"):
-        score = at_levels(copy.deepcopy(nets[name]).double().cpu())[0]
+        score = at_levels(copy.deepcopy(nets[name]).cpu().double())[0]
         twisted[name] = antisymmetry(lambda z, score=score: score(z, 0.5), noisy)
     bits = {name: bits_per_dimension(log_p) for name, log_p in bits.items()}
     floor = frechet_to_test(run, images(run).x[torch.randperm(len(images(run).x))[: run.config.n_samples]])
@@ -1238,11 +1248,11 @@ def recovery_loss(net, x, x_model, sigma, c):
     return (sigma[:, 0] / net.sd * (data - model)).mean()
 
 
+@no_subnormals()
 @torch.enable_grad()
 def train_recovery(net, draw, config, n_updates):
     """Recovery likelihood at all rungs; each image of a batch has a rung of its own."""
     learner, rungs = Learner(net, STRETCH * config.learning_rate, n_updates), rungs_of(net)
-    torch.set_flush_denormal(True)
     for _ in Progress(range(n_updates), "recovery"):
         x, c = draw(config.batch_size)
         rung = torch.randint(N_RUNGS, (len(x), 1), device=x.device)
@@ -1253,18 +1263,17 @@ def train_recovery(net, draw, config, n_updates):
             score = functools.partial(net.score, sigma=sigma, c=c)
             x_model = recovery_chains(score, x, y, s, rung_step(sigma, s), LEARNING_STEPS)
         learner.down(recovery_loss(net, x, x_model, sigma, c))
-    torch.set_flush_denormal(False)
     must_be_finite("recovery", *learner.average.parameters())
     return learner.average
 
 
+@no_subnormals()
 @torch.enable_grad()
 def train_without_rungs(net, x, clusters, config, n_updates, n_blocks=4):
     """Module 07's loop on the lowest level: chains from a buffer, 1 % of them new from noise, RUNG_STEPS steps an update."""
     learner, sigma = Learner(net, STRETCH * config.learning_rate, n_updates), rungs_of(net)[:1].expand(config.batch_size, 1)
     labels, rows = shared_out(clusters, n_blocks, config.batch_size), Labelled(clusters)  # chains keep their clusters
     chains = net.mean + torch.randn(n_blocks, config.batch_size, x.shape[1], device=x.device)
-    torch.set_flush_denormal(True)
     for step in Progress(range(n_updates), "no rungs"):
         chain, c = chains[step % n_blocks], labels[step % n_blocks]
         fresh = torch.rand(len(c), 1, device=x.device) < 0.01
@@ -1274,7 +1283,6 @@ def train_without_rungs(net, x, clusters, config, n_updates, n_blocks=4):
             chain.copy_(recovery_chains(score, chain, 0.0, math.inf, rung_step(sigma, math.inf), RUNG_STEPS))
         data = x[rows.like(c)]
         learner.down(recovery_loss(net, data + sigma * torch.randn_like(data), chain, sigma, c))
-    torch.set_flush_denormal(False)
     must_be_finite("no rungs", *learner.average.parameters())
     return learner.average
 
@@ -1618,7 +1626,7 @@ def models_of_ring(run):
     pupil = copy.deepcopy(flow).requires_grad_(True)
     pupil, teacher = train_together(pupil, flow, copy.deepcopy(tilt).requires_grad_(True), draw, config, max(n // 8, 1))
     models = {"flow": flow, "longer": longer, "tilt": tilt, "even": even, "pupil": pupil, "teacher": teacher}
-    return {name: model.double().cpu() for name, model in models.items()}
+    return {name: model.cpu().double() for name, model in models.items()}
 
 
 @torch.no_grad()
@@ -1687,16 +1695,17 @@ def measure_flow_digits(run):
     tilt = train_tilt(tilt, flow, draw, config, max(config.n_flow // 2, 1), "tilted flow of digits")
     with torch.no_grad():
         pool = flow.sample(10 * config.n_samples)
-        g, g_data = tilt(pool).double(), tilt(in_cells(images_.x_test.float().to(run.device))).double()
-        picked = torch.multinomial(g.softmax(0), config.n_samples, replacement=True)
+        g = tilt(pool).cpu().double()
+        g_data = tilt(in_cells(images_.x_test.float().to(run.device))).cpu().double()
+        picked = torch.multinomial(g.softmax(0), config.n_samples, replacement=True).to(run.device)
     mixture, x_test = tuned_mixture(run), in_cells(images_.x_test)
     samples = {
         "flow": pool[: config.n_samples],
         "tilted flow": pool[picked],
         "mixture": draw_gaussians(mixture, config.n_samples),
     }
-    log_z = [value.item() for value in log_z_from_both_sides(g.cpu(), g_data.cpu())]
-    exact, tilted = flow.double().cpu(), tilt.double().cpu()
+    log_z = [value.item() for value in log_z_from_both_sides(g, g_data)]
+    exact, tilted = flow.cpu().double(), tilt.cpu().double()
     with torch.no_grad():
         log_q = exact.log_density(x_test)
         log_p = {
