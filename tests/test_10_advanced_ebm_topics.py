@@ -377,7 +377,7 @@ def test_section_recovery_holds_every_exact_claim(tmp_path):
     for name, entry in run.metrics.items():
         assert entry.within is None or abs(entry.value - entry.against[1]) <= entry.within, name
     found = m.measure_recovery(run).scores
-    ladder, loop = (scores.frechet for scores in found.values())
+    ladder, loop, _ = (scores.frechet for scores in found.values())
     assert ("the ladder is nearer" in run.said[0]) == (ladder < loop)
 
 
