@@ -1226,7 +1226,7 @@ def measure_wells(run, m=2.0, sigma=0.6, n_steps=20):
 # σ/sd, which makes the slopes of all rungs alike, as in eq. (8).
 #
 # With one rung and s = ∞ recovery is maximum likelihood, chains wandering over all of p from a buffer: module 07's loop.
-# It stands beside, with the same network and time; its rate and its batch are those that did best on validation images.
+# It stands beside, with the same network and time; its rate did best on validation images.
 
 N_RUNGS, RUNG_STEPS, LEARNING_STEPS = 6, 20, 4  # rungs; Langevin steps a rung when sampling, and when learning
 STRETCH = 4.0  # of the learning rate, beside the denoiser's; chosen on validation images, as were the rungs
@@ -1332,8 +1332,7 @@ def measure_recovery(run):
         return x[rows], clusters[rows]
 
     nets[0] = train_recovery(nets[0], draw, run.config, run.config.n_recovery)
-    half = replace(run.config, batch_size=max(run.config.batch_size // 2, 1))
-    nets[1] = train_without_rungs(nets[1], x, clusters, half, max(run.config.n_recovery // 3, 1))
+    nets[1] = train_without_rungs(nets[1], x, clusters, run.config, max(run.config.n_recovery // 3, 1))
     rungs, wide = rungs_down(nets[0]), (nets[0].sd ** 2 + nets[0].high ** 2) ** 0.5
     samples = {
         "six rungs, 120 steps": climb_down(run, nets[0], rungs, wide),
@@ -1403,12 +1402,12 @@ def section_recovery(run):
         run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("no rungs", loop.frechet))
         run.metric(f"{name}: told from real", scores.told, scores.told_sem, ("a coin", 0.5))
     run.figure(draw_recovered(run, found), "digits")
-    better, worse = ("the ladder", "the loop without rungs") if ladder.frechet < loop.frechet else ("the loop", "the ladder")
+    nearer = "nearer" if ladder.frechet < loop.frechet else "farther"
     crossed = [values.mean().item() for values in wells.found]
     run.say(
         f"a convex rung lets {crossed[1]:.0%} of the chains cross and keeps {wells.information[1]:.1%} of the information, "
-        f"one eight times as wide {crossed[-1]:.0%} and {wells.information[-1]:.0%}; on digits {better} is nearer than {worse} "
-        f"in 120 steps ({ladder.frechet:.2f} with rungs, {loop.frechet:.2f} without), and {patient.frechet:.2f} without in 400"
+        f"one eight times as wide {crossed[-1]:.0%} and {wells.information[-1]:.0%}; digits by rungs are {nearer} than without "
+        f"in 120 steps ({ladder.frechet:.2f}, {loop.frechet:.2f}); the loop without them has {patient.frechet:.2f} in 400"
     )
 
 

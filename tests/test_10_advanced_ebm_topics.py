@@ -378,7 +378,7 @@ def test_section_recovery_holds_every_exact_claim(tmp_path):
         assert entry.within is None or abs(entry.value - entry.against[1]) <= entry.within, name
     found = m.measure_recovery(run).scores
     ladder, loop, _ = (scores.frechet for scores in found.values())
-    assert ("the ladder is nearer" in run.said[0]) == (ladder < loop)
+    assert ("are nearer than" in run.said[0]) == (ladder < loop)
 
 
 # 3. Flows
