@@ -480,7 +480,7 @@ def test_section_flows_holds_every_exact_claim(tmp_path):
     run = noted("flows", tmp_path)
     for name, entry in run.metrics.items():
         assert entry.within is None or abs(entry.value - entry.against[1]) <= entry.within, name
-    ring = m.measure_ring(run)
-    assert (" nearer" in run.said[0] and "not nearer" not in run.said[0]) == (ring.js[1] < ring.js[0])
+    islands = m.measure_islands(run)
+    assert (" nearer" in run.said[0] and "not nearer" not in run.said[0]) == (islands.js[1] < islands.js[0])
     found = m.measure_flow_digits(run)
     assert found.bits["flow"].mean() > found.bits["mixture"].mean()  # after six updates
