@@ -2180,6 +2180,17 @@ def record_latent_digits(run, digits):
         run.metric(f"{name}: nearest training image", scores.nearest, None, ("new real images", real))
 
 
+def latent_sentence(scores):
+    """What a prior for the codes is worth, and whether the energy and the mixture can be told apart."""
+    alone, mixture, energy = (scores[name] for name in ("VAE", "VAE + mixture", "VAE + energy"))
+    gap, error = energy.frechet - mixture.frechet, math.hypot(energy.frechet_sem, mixture.frechet_sem)
+    who = "no better and no worse than" if abs(gap) < 2 * error else "better than" if gap < 0 else "worse than"
+    return (
+        f"with its Gaussian prior the decoder draws digits at {alone.frechet:.2f} from real ones, with an energy at "
+        f"{energy.frechet:.2f}; that is {who} a mixture of Gaussians ({mixture.frechet:.2f}; {gap:+.2f} +- {error:.2f})"
+    )
+
+
 def section_latent(run):
     """Behind a generator, an energy for its latents: exact where they can be summed, and tried on digits."""
     linear, bent, paths = measure_linear_latent(run), measure_curve(run), measure_alignment(run)
@@ -2195,8 +2206,7 @@ def section_latent(run):
     digits = measure_latent_digits(run)
     record_latent_digits(run, digits)
     run.figure(draw_latent_digits(digits, images(run).x_test), "digits")
-    order = sorted(digits, key=lambda name: digits[name][0].frechet)
-    run.say("from the best: " + ", ".join(f"{name} {digits[name][0].frechet:.2f}" for name in order) + " (Frechet distance)")
+    run.say(latent_sentence({name: scores for name, (scores, _) in digits.items()}))
 
 
 # %% 5. Composition revisited
@@ -3160,7 +3170,7 @@ ROUTES = (
           "nce/noise 3 times: RMS error of c", "noise too wide: error of log Z"),
     Route("likelihood", "weighted chains (2-D)", "07", "truth2d/weighted: gap (nats)",
           "truth2d/20 steps, restarts: gap (nats)", "unweighted chains: gap"),
-    Route("samples", "Langevin, HMC on a known energy", "01", "sampling/wells, HMC: effective per 1,000 evaluations",
+    Route("samples", "Langevin, HMC on a known energy", "01", "sampling/HMC*: effective per 1,000 evaluations",
           "sampling/worst split R-hat", "worst R-hat between wells"),
     Route("samples", "energy of digits, from noise", "07", "digits/energy: Frechet distance",
           "longrun/after 5000 steps: Frechet distance", "after 5,000 steps"),
@@ -3174,10 +3184,10 @@ ROUTES = (
           "denoising/known digits: energy, dB below", "below the best possible"),
     Route("scores", "energy as an alarm", "09", "ood/a digit left out (brief): energy, AUROC",
           "ood/*: AUROC", "a perfect density that fails"),
-    Route("scores", "score matching", "06", "efficiency/power 2: efficiency",
+    Route("scores", "score matching", "06", "efficiency/power 4: efficiency",
           "efficiency/weight of modes 6 std apart: data needed", "far modes: times the data"),
     Route("scores", "classifier and energy (JEM)", "08", "jem/five labels a class: JEM", "jem/JEM: ECE", "calibration"),
-    Route("constraints", "recall from a part", "02", "modern/*digits recalled", "memories/digits, Hebb: share fixed",
+    Route("constraints", "recall from a part", "02", "modern/*recalled", "memories/digits, Hebb*: share fixed",
           "correlated patterns, Hebb"),
     Route("constraints", "optimise with many minima", "03", "annealing/20 units, * sweeps, *",
           "annealing/160 units, excess energy, *", "larger: energy above the best"),
