@@ -2307,7 +2307,7 @@ def by_weights(scores, x, times):
     return x.take_along_dim(resample(log_w)[..., None], 1)
 
 
-SAMPLERS = {"flow": by_flow, "reverse SDE": by_sde, "MCMC": by_mcmc, "weights": by_weights}
+COMPOSERS = {"flow": by_flow, "reverse SDE": by_sde, "MCMC": by_mcmc, "weights": by_weights}
 
 
 def theory_composed(n, s2, t_max):
@@ -2342,7 +2342,7 @@ def measure_composed_gaussians(n, config, s2=1.0):
         return [-x / (s2 + t)] * n
 
     found = {}
-    for name, sampler in SAMPLERS.items():
+    for name, sampler in COMPOSERS.items():
         options = {"v": s2} if name == "MCMC" else {}
         start = torch.randn(r, config.n_points, 1, dtype=torch.float64) * ((s2 + times[0]) / n).sqrt()
         found[name] = sampler(scores, start, times, **options).square().mean((1, 2))
@@ -2411,7 +2411,7 @@ def measure_composed_shapes(config, n_repeats=4):
         return [p.score(x, t) for p in parts]
 
     found = {}
-    for name, sampler in {**SAMPLERS, "exact draws": None}.items():
+    for name, sampler in {**COMPOSERS, "exact draws": None}.items():
         options = {"v": min(p.variance for p in parts)} if name == "MCMC" else {}
         start = torch.randn(n_repeats, n, 2, dtype=torch.float64) * ((v + times[0]) / 2).sqrt()
         ends = sampler(scores, start, times, **options) if sampler else truth.draws(n_repeats * n).view_as(start)
@@ -2457,7 +2457,7 @@ def section_composition(run):
     times = noise_variances(1.0, config.n_levels)
     for n in (2, 3):
         found[n], theory[n] = measure_composed_gaussians(n, config), theory_composed(n, 1.0, times[0].item())
-        exact[n] = {name: exact_chain_variance(name, n, 1.0, times) for name in SAMPLERS}
+        exact[n] = {name: exact_chain_variance(name, n, 1.0, times) for name in COMPOSERS}
         for name, values in found[n].items():
             mean, sem = mean_and_sem(values)
             within = tolerance(sem, len(values))
@@ -2465,11 +2465,11 @@ def section_composition(run):
             run.metric(f"n = {n}, {name}: variance in theory", theory[n][name], None, ("truth", 1 / n))
     shapes = measure_composed_shapes(config)
     floor = mean_and_sem(shapes["exact draws"][0])[0]
-    for name in SAMPLERS:
+    for name in COMPOSERS:
         run.metric(f"shapes, {name}: total variation", *mean_and_sem(shapes[name][0]), ("exact draws", floor))
     run.figure(draw_composed_gaussians(found, theory, exact), "gaussians")
     run.figure(draw_composed_shapes(shapes), "shapes")
-    best = min(SAMPLERS, key=lambda name: np.mean(shapes[name][0]))
+    best = min(COMPOSERS, key=lambda name: np.mean(shapes[name][0]))
     run.say(
         f"two factors of variance 1 have 1/2, and the SDE of the summed scores {found[2]['reverse SDE'].mean():.3f}; "
         f"on shapes {best} comes nearest ({np.mean(shapes[best][0]):.3f}, the SDE {np.mean(shapes['reverse SDE'][0]):.3f})"

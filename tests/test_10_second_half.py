@@ -203,7 +203,7 @@ def test_fine_steps_reach_the_variances_in_theory():
     torch.testing.assert_close((1 + times[1:]) / (1 + times[:-1]), torch.full((50,), 25 ** (-1 / 50)).double())
 
 
-@pytest.mark.parametrize("name", list(m.SAMPLERS))
+@pytest.mark.parametrize("name", list(m.COMPOSERS))
 def test_samplers_have_the_variance_that_their_steps_say(name):
     """The mistakes: half a step, noise of another size, weights of the wrong sign or size."""
     config = replace(m.Config(), n_repeats=20, n_points=1000, n_levels=60)
@@ -499,7 +499,7 @@ def test_sections_record_claims_beside_exact_values():
     promised = {
         name for notes in (latent, composed, directions) for name, entry in notes.metrics.items() if entry.within is not None
     }
-    assert promised >= {f"n = {n}, {name}: variance" for n in (2, 3) for name in m.SAMPLERS}
+    assert promised >= {f"n = {n}, {name}: variance" for n in (2, 3) for name in m.COMPOSERS}
     assert promised >= {
         "linear: largest gap of log p to quadrature", "linear: slope in b, chains", "curve: slope in the height, draws",
         "curve: integral of p over the plane", "alignment: error of F", "alignment: error of the marginals",
