@@ -212,15 +212,17 @@ def test_samplers_have_the_variance_that_their_steps_say(name):
 
 
 def test_weights_repair_unequal_factors_too():
-    """The mistake: weights that are right for equal factors only."""
-    means, variances, times = (0.0, 1.0), (1.0, 2.0), m.noise_variances(1.0, 400)
+    """The mistakes: weights that are right for equal factors only, counted twice, or with the factors' own squares.
+    From little noise, where few points are lost and the spread is small."""
+    means, variances, times = (0.0, 1.0), (1.0, 2.0), m.noise_variances(1.0, 200, 1.0)
 
     def scores(x, t):
         return [(mean - x) / (v + t) for mean, v in zip(means, variances, strict=True)]
 
     a, b = (v + times[0] for v in variances)
     middle, width = (means[0] * b + means[1] * a) / (a + b), (a * b / (a + b)).sqrt()
-    ends = m.by_weights(scores, middle + width * normal(20, 1000, 1), times)[..., 0]
+    ends = m.by_weights(scores, middle + width * normal(20, 4000, 1), times)[..., 0]
+    assert m.mean_and_sem(ends.var(1))[1] < 0.01
     assert agrees(ends.mean(1), 1 / 3)
     assert agrees(ends.var(1), 2 / 3)
 
