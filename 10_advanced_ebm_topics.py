@@ -1764,7 +1764,7 @@ def record_islands(run, islands):
         run.metric(f"islands, {name}: integral", islands.integrals[name], None, ("a density's", 1), 0.01)
     for side, value in zip(("noise", "data"), islands.log_z, strict=False):
         run.metric(f"islands, tilt: log Z from the {side}", value, None, ("grid", islands.log_z[2]))
-    run.metric("islands, Jensen-Shannon after contrast (nats)", islands.js[1], None, ("likelihood, as long", islands.js[0]))
+    run.metric("islands, JS after contrast (nats)", islands.js[1], None, ("likelihood, as long", islands.js[0]))
 
 
 def section_flows(run):
@@ -1800,8 +1800,8 @@ def flows_sentence(islands, found):
     distance = {name: scores.frechet for name, scores in found.scores.items()}
     return (
         f"the tilt {tilt} bridges: {gaps['flow']:.3f} to {gaps['tilted flow']:.3f} nats, even noise is {even} in the plane "
-        f"({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits the {least} "
-        f"needs the fewest bits, and the tilt turns a distance of {distance['flow']:.2f} into {distance['tilted flow']:.2f}"
+        f"({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits the "
+        f"{least} needs the fewest bits, and the tilt turns a distance of {distance['flow']:.2f} into {distance['tilted flow']:.2f}"
     )
 
 
