@@ -68,7 +68,7 @@ class Config:
     n_clusters: Annotated[int, "clusters of digits, each with hidden biases of its own"] = 32
     learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 2e-3
     n_plane: Annotated[int, "updates of the networks of the three hills"] = 1500
-    n_denoiser: Annotated[int, "updates of the energy of noisy digits"] = 7000
+    n_denoiser: Annotated[int, "updates of the energy of noisy digits"] = 6000
     n_heun: Annotated[int, "steps of the probability flow from noise to digits"] = 20
     n_recovery: Annotated[int, "updates of the recovery likelihood of digits"] = 1500
     n_flow: Annotated[int, "updates of each flow"] = 600
@@ -1052,11 +1052,11 @@ def diffusion_sentence(found):
     best = min(SAMPLERS, key=distance.get)
     energy, bare, free = (distance[f"a fifth: {name}"] for name in ("energy", "without clusters", "free network"))
     gain, sem = mean_and_sem(found.bits["mixture"] - found.bits["flow"])
-    codes = "as many" if abs(gain) < 2 * sem else "fewer" if gain > 0 else "more"
+    codes = "as many bits as" if abs(gain) < 2 * sem else "fewer bits than" if gain > 0 else "more bits than"
     return (
         f"the {best} comes nearest to real digits ({distance[best]:.2f}, the mixture {distance['mixture']:.2f}); "
         f"in a fifth of the time the energy reaches {energy:.2f}, without clusters {bare:.2f}, the free network {free:.2f}; "
-        f"the flow codes test images in {codes} bits than the mixture ({gain:+.3f} +- {sem:.3f} a pixel saved)"
+        f"the flow codes test images in {codes} the mixture ({gain:+.3f} +- {sem:.3f} a pixel saved)"
     )
 
 
@@ -1801,7 +1801,7 @@ def flows_sentence(islands, found):
     return (
         f"the tilt {tilt} bridges: {gaps['flow']:.3f} to {gaps['tilted flow']:.3f} nats, even noise is {even} in the plane "
         f"({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits the "
-        f"{least} needs the fewest bits, and the tilt turns a distance of {distance['flow']:.2f} into {distance['tilted flow']:.2f}"
+        f"{least} needs the fewest bits, and the tilt turns distance {distance['flow']:.2f} to {distance['tilted flow']:.2f}"
     )
 
 
