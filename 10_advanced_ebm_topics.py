@@ -69,7 +69,7 @@ class Config:
     n_clusters: Annotated[int, "clusters of digits, each with hidden biases of its own"] = 32
     learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 2e-3
     n_plane: Annotated[int, "updates of the networks of the three hills"] = 1500
-    n_denoiser: Annotated[int, "updates of the energy of noisy digits"] = 7000
+    n_denoiser: Annotated[int, "updates of the energy of noisy digits"] = 6000
     n_heun: Annotated[int, "steps of the probability flow from noise to digits"] = 20
     n_recovery: Annotated[int, "updates of the recovery likelihood of digits"] = 1500
     n_flow: Annotated[int, "updates of each flow"] = 600
@@ -478,6 +478,7 @@ def reverse_sde(score, x, levels):
     return x
 
 
+# Differs from 06_score_matching.py: annealed_langevin - of any score, with the mean at the end
 def annealed_langevin(score, x, levels, n_steps, stride):
     """n_steps Langevin steps of size stride·σ² at each level but the last, then the mean at 0 (Song & Ermon 2019)."""
     for sigma in levels[:-1]:
@@ -772,7 +773,7 @@ def antisymmetry(score, x, h=1e-4):
     return ((j - j.mT).flatten(1).norm(dim=1) / (2 * j.flatten(1).norm(dim=1))).mean().item()
 
 
-class Plane(NamedTuple):
+class Hills(NamedTuple):
     """What two networks know of the three hills: gaps in nats of log p_low on fresh points (N,), and more."""
 
     gaps: dict  # {who: exact log density minus theirs (N,)}
@@ -802,7 +803,7 @@ def hill_networks(run):
 
 
 @torch.no_grad()
-def measure_plane(run, n=48, reach=6.0):
+def measure_hills(run, n=48, reach=6.0):
     """The flow's likelihood by the exact score, by a trained energy and by a free network; the energy's own by a grid."""
     nets = hill_networks(run)
     net = nets["energy"]
@@ -822,7 +823,7 @@ def measure_plane(run, n=48, reach=6.0):
     twisted = {who: antisymmetry(lambda z, slopes=slopes: slopes(z, 0.5)[0], x[:100]) for who, slopes in ways.items()}
     own = -at_level(net, grid, net.low) - log_z[levels[0]]
     shown = [mixture_log_density(truth, grid), logs["energy"][len(x) :], own]
-    return Plane(gaps, integrals, log_z, twisted, [log_p.exp().reshape(n, n) for log_p in shown])
+    return Hills(gaps, integrals, log_z, twisted, [log_p.exp().reshape(n, n) for log_p in shown])
 
 
 # Digits. The label is the cluster of module 07: K-means on the training pixels, no labels; a sample's cluster is drawn by
@@ -922,7 +923,7 @@ def tuned_mixture(run):
     return fit_gaussians(in_cells(images(run).x), size, run.seed, reg)
 
 
-class Digits(NamedTuple):
+class DenoisedDigits(NamedTuple):
     """What was drawn and measured on digits."""
 
     samples: dict  # {name: images}
@@ -952,7 +953,7 @@ def measure_digits(run):
     bits = {name: bits_per_dimension(log_p) for name, log_p in bits.items()}
     floor = frechet_to_test(run, images(run).x[torch.randperm(len(images(run).x))[: run.config.n_samples]])
     near = nearest_distances(images(run).x_test, images(run).x).median().item()
-    return Digits(drawn, scores, bits, twisted, floor, near)
+    return DenoisedDigits(drawn, scores, bits, twisted, floor, near)
 
 
 def draw_line(line, s=0.5, high=5.0):
@@ -980,20 +981,20 @@ def draw_line(line, s=0.5, high=5.0):
     return fig
 
 
-def draw_plane(plane):
+def draw_hills(hills):
     """The hills, two densities of one trained network, and the constants of its energies."""
     fig, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
-    gap, own = (plane.gaps[who].mean().item() for who in ("energy", "energy, by the grid"))
+    gap, own = (hills.gaps[who].mean().item() for who in ("energy", "energy, by the grid"))
     titles = (
         "exact density, the lowest level",
         f"the network's flow: {gap:.2f} nats off",
         f"its exp(-E)/Z: {own:.2f} nats off",
     )
-    for ax, p, title in zip(axes, plane.densities, titles, strict=False):
-        ax.imshow(to_numpy(p.T), origin="lower", extent=(-6, 6, -6, 6), cmap="magma", vmax=plane.densities[0].max().item())
+    for ax, p, title in zip(axes, hills.densities, titles, strict=False):
+        ax.imshow(to_numpy(p.T), origin="lower", extent=(-6, 6, -6, 6), cmap="magma", vmax=hills.densities[0].max().item())
         ax.set(title=title, xlabel="$x_1$", ylabel="$x_2$", xlim=(-4, 4), ylim=(-4, 4))
-    axes[3].semilogx(list(plane.log_z), list(plane.log_z.values()), "o-")
-    reach = max(plane.log_z.values()) - min(plane.log_z.values())
+    axes[3].semilogx(list(hills.log_z), list(hills.log_z.values()), "o-")
+    reach = max(hills.log_z.values()) - min(hills.log_z.values())
     axes[3].set(
         xlabel="noise level $\\sigma$", ylabel="log Z (nats)", title=f"log Z of the levels differs by {reach:.1f} nats"
     )
@@ -1015,24 +1016,24 @@ def draw_digits(run, found):
     return fig
 
 
-def record_levels(run, blurring, line, plane):
+def record_levels(run, blurring, line, hills):
     """The exact half: what every score says, what samplers make of it, and what a flow is worth."""
     run.metric("denoiser by the score: largest error", blurring.denoiser, None, ("posterior mean", 0), 1e-10)
     run.metric("d log p/d sigma^2: largest error", blurring.heat, None, ("eq. (5)", 0), 1e-4)
     for name, variances in line.found.items():
         mean, sem = mean_and_sem(variances)
         run.metric(f"{name}: variance", mean, sem, ("exact", line.exact[name]), tolerance(sem, len(variances)))
-    for who, gaps in plane.gaps.items():
+    for who, gaps in hills.gaps.items():
         within = 0.02 if who == "exact score" else None
         run.metric(f"three hills, {who}: gap (nats)", *mean_and_sem(gaps), ("exact density", 0), within)
-    for who, integral in plane.integrals.items():
+    for who, integral in hills.integrals.items():
         run.metric(f"three hills, {who}: integral", integral, None, ("a flow's", 1), 0.01)
-    for who, share in plane.antisymmetry.items():
+    for who, share in hills.antisymmetry.items():
         within = None if who == "free network" else 1e-6
         run.metric(f"three hills, {who}: antisymmetry", share, None, ("an energy's", 0), within)
 
 
-def record_digits(run, found):
+def record_denoiser(run, found):
     """Samples beside real images, and the flow's code length beside the mixture's."""
     for name, scores in found.scores.items():
         run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("real images", found.floor))
@@ -1049,12 +1050,12 @@ def record_digits(run, found):
 
 def section_diffusion(run):
     """Noise of many levels, a score for each: an energy that changes with the level makes samples out of noise."""
-    line, plane = measure_line(run), measure_plane(run)
-    record_levels(run, measure_blurring(run), line, plane)
+    line, hills = measure_line(run), measure_hills(run)
+    record_levels(run, measure_blurring(run), line, hills)
     run.figure(draw_line(line), "half")
-    run.figure(draw_plane(plane), "plane")
+    run.figure(draw_hills(hills), "hills")
     found = measure_digits(run)
-    record_digits(run, found)
+    record_denoiser(run, found)
     run.figure(draw_digits(run, found), "digits")
     run.say(diffusion_sentence(found))
 
@@ -1065,11 +1066,11 @@ def diffusion_sentence(found):
     best = min(SAMPLERS, key=distance.get)
     energy, bare, free = (distance[f"a fifth: {name}"] for name in ("energy", "without clusters", "free network"))
     gain, sem = mean_and_sem(found.bits["mixture"] - found.bits["flow"])
-    codes = "as many" if abs(gain) < 2 * sem else "fewer" if gain > 0 else "more"
+    codes = "as many bits as" if abs(gain) < 2 * sem else "fewer bits than" if gain > 0 else "more bits than"
     return (
         f"the {best} comes nearest to real digits ({distance[best]:.2f}, the mixture {distance['mixture']:.2f}); "
         f"in a fifth of the time the energy reaches {energy:.2f}, without clusters {bare:.2f}, the free network {free:.2f}; "
-        f"the flow codes test images in {codes} bits than the mixture ({gain:+.3f} +- {sem:.3f} a pixel saved)"
+        f"the flow codes test images in {codes} the mixture ({gain:+.3f} +- {sem:.3f} a pixel saved)"
     )
 
 
@@ -1777,7 +1778,7 @@ def record_islands(run, islands):
         run.metric(f"islands, {name}: integral", islands.integrals[name], None, ("a density's", 1), 0.01)
     for side, value in zip(("noise", "data"), islands.log_z, strict=False):
         run.metric(f"islands, tilt: log Z from the {side}", value, None, ("grid", islands.log_z[2]))
-    run.metric("islands, Jensen-Shannon after contrast (nats)", islands.js[1], None, ("likelihood, as long", islands.js[0]))
+    run.metric("islands, JS after contrast (nats)", islands.js[1], None, ("likelihood, as long", islands.js[0]))
 
 
 def section_flows(run):
@@ -1813,8 +1814,8 @@ def flows_sentence(islands, found):
     distance = {name: scores.frechet for name, scores in found.scores.items()}
     return (
         f"the tilt {tilt} bridges: {gaps['flow']:.3f} to {gaps['tilted flow']:.3f} nats, even noise is {even} in the plane "
-        f"({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits the {least} needs "
-        f"the fewest bits, and the tilt turns a distance of {distance['flow']:.2f} into {distance['tilted flow']:.2f}"
+        f"({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits the "
+        f"{least} needs the fewest bits, and the tilt turns distance {distance['flow']:.2f} to {distance['tilted flow']:.2f}"
     )
 
 
