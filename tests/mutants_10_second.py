@@ -1,6 +1,6 @@
-"""Mistakes planted in module 10, second half: (old text, new text, what mistake it is, the test that notices it)."""
+"""Mistakes planted in module 10, second half: (old, new text, what mistake, the test that notices); for mutants_10.py."""
 
-FILE = "test_10_second_half.py::"
+FILE = "test_second_half_of_10.py::"
 LATENT = FILE + "test_slopes_of_the_latent_loss_are_minus_those_of_log_p_for_prior_and_decoder"
 PATHS = FILE + "test_alignment_by_recursion_is_that_of_all_paths"
 BOUND = FILE + "test_the_bound_of_a_vae_is_log_p_where_its_encoder_is_the_posterior"
