@@ -348,6 +348,7 @@ def test_a_ladder_of_a_gaussian_ends_at_the_gaussian(tmp_path):
     assert levels[-1] == pytest.approx(2.0)
     assert levels[1] / levels[0] == pytest.approx(20 ** (1 / 6))
     x = m.climb_down(run, net, m.rungs_down(net), (0.25 + 4) ** 0.5)
+    assert 0.1**2 + sum(s**2 for _, s in m.rungs_down(net)) == pytest.approx(2.0**2)  # variances add
     variance = 0.25 + 4
     for sigma, s in m.rungs_down(net):  # a chain that starts at y and is pulled to y: linear, so followed exactly
         step, curvature = m.rung_step(sigma, s), 1 / s**2 + 1 / (0.25 + sigma**2)
