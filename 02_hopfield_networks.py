@@ -12,13 +12,14 @@ One convention in the whole module: N units, P patterns X (P, N) of ±1, load α
     P(sᵢ = +1 | rest) = σ(2hᵢ/T)       at temperature T (Glauber); T -> 0 is (2)       (4)
     E(ξ) = -lse(β, Xξ) + ½|ξ|²,        ξ <- Xᵀ softmax(βXξ)    (modern, ξ real)        (5)
 
-Run      python 02_hopfield_networks.py                  all sections, about 90 s on one CPU core
+Run      python 02_hopfield_networks.py                  all sections, about two minutes on one CPU core
          python 02_hopfield_networks.py --section spurious --show
 Writes   outputs/02_hopfield_networks/*.png and metrics.json
 Before   module 01        Exercises  ex02_1 ... ex02_4
-Sources  Hopfield (1982, 1984); Amit, Gutfreund & Sompolinsky (1985a, b); McEliece, Posner, Rodemich & Venkatesh (1987);
-         Personnaz, Guyon & Dreyfus (1986); Storkey (1997); Cover (1965); Gardner (1988); Krotov & Hopfield (2016);
-         Ramsauer et al. (2020)
+Sources  Amari (1972) and Little (1974), who had the net; Hopfield (1982, 1984), who gave it the energy; Amit, Gutfreund &
+         Sompolinsky (1985a, b; 1987); McEliece, Posner, Rodemich & Venkatesh (1987); Personnaz, Guyon & Dreyfus (1986);
+         Storkey (1997); Cover (1965); Gardner (1988); Krauth & Mezard (1987); Binder (1981); Steffan & Kuehn (1994);
+         Krotov & Hopfield (2016); Demircigil et al. (2017); Ramsauer et al. (2020)
 """
 
 import argparse
@@ -31,6 +32,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import namedtuple
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
@@ -42,8 +44,8 @@ if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scipy.optimize import brentq, curve_fit, minimize_scalar, nnls
-from scipy.special import erf, erfc, gammaln, ndtr, ndtri
+from scipy.optimize import brentq, minimize_scalar, nnls
+from scipy.special import entr, erf, erfc, gammaln, ndtr, ndtri, stdtrit
 from scipy.stats import binom
 from sklearn.datasets import load_digits
 from tqdm import tqdm
@@ -55,25 +57,30 @@ class Config:
 
     n_runs: Annotated[int, "descent: random runs of each kind of net"] = 1000
     n_sets: Annotated[int, "memories: sets of ten digits, and of ten random patterns"] = 30
-    capacity_units: Annotated[int, "capacity: units of the largest net, at least 320; others a half, a quarter, ..."] = 4000
-    capacity_nets: Annotated[int, "capacity: nets of the largest size; of the smaller ones, more"] = 6
+    capacity_units: Annotated[int, "capacity: units of the largest net, at least 320; others a half, a quarter, ..."] = 2000
+    capacity_nets: Annotated[int, "capacity: nets of the largest size; of the smaller ones, more"] = 12
     enumerated_units: Annotated[int, "spurious: units of the enumerated nets (even: no ties)"] = 16
     enumerated_nets: Annotated[int, "spurious: nets per number of patterns"] = 40
     rule_units: Annotated[int, "rules: units"] = 64
     rule_nets: Annotated[int, "rules: nets per load"] = 12
     n_epochs: Annotated[int, "rules: passes of the perceptron rule, at most"] = 300
-    glauber_units: Annotated[int, "noise: units"] = 500
+    n_labellings: Annotated[int, "rules: pattern sets behind each share of units that any rule can train"] = 400
+    glauber_units: Annotated[int, "noise: units of the largest net; others a half, a quarter"] = 500
     glauber_sweeps: Annotated[int, "noise: sweeps, the first third thrown away"] = 120
-    n_chains: Annotated[int, "noise: chains per temperature"] = 24
-    modern_units: Annotated[int, "modern: units of the largest net with wells x^4, at least 64"] = 128
-    modern_nets: Annotated[int, "modern: nets per size of the polynomial energies"] = 16
+    n_chains: Annotated[int, "noise: chains per temperature, and nets per load"] = 24
+    modern_units: Annotated[int, "modern: units of the largest net with wells x^4, 64 to 200"] = 128
+    modern_nets: Annotated[int, "modern: nets per size of the polynomial energies"] = 24
     n_cues: Annotated[int, "modern: digits to be recalled"] = 300
     threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
 
 
 SMOKE = {"n_runs": 100, "n_sets": 2, "capacity_units": 320, "capacity_nets": 2, "enumerated_units": 8}
-SMOKE |= {"enumerated_nets": 3, "rule_units": 16, "rule_nets": 3, "n_epochs": 10, "glauber_units": 40}
+SMOKE |= {"enumerated_nets": 3, "rule_units": 16, "rule_nets": 3, "n_epochs": 10, "n_labellings": 20, "glauber_units": 40}
 SMOKE |= {"glauber_sweeps": 6, "n_chains": 4, "modern_units": 64, "modern_nets": 2, "n_cues": 10}
+
+COLORS = {"Hebb": "tab:gray", "Storkey": "tab:green", "pseudo-inverse": "tab:blue", "perceptron": "tab:orange"}
+COLORS |= {"perceptron, margin": "tab:red", "softmax": "tab:purple"}  # of the rules, in all figures
+SIZES = plt.cm.viridis(np.linspace(0.85, 0.0, 4))  # colours of nets of growing size
 
 
 def mean_and_sem(values):
@@ -82,9 +89,15 @@ def mean_and_sem(values):
     return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
-def allowed(sem, known=0.0):
-    """How far a mean may lie from its reference, which is itself off by `known`; None where repeats show no spread."""
-    return 3 * sem + known if sem > 0 else None
+def means_and_sems(rows):
+    """Means and standard errors of some rows of repeats, (2, rows)."""
+    return np.array([mean_and_sem(row) for row in rows]).T
+
+
+def allowed(sem, n, n_compared=1):
+    """How far a mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at one
+    false alarm in 10,000 (shared by `n_compared` comparisons), times sem. None where the repeats show no spread."""
+    return -stdtrit(n - 1, 1e-4 / (2 * n_compared)) * sem if n > 1 and sem > 0 else None
 
 
 # %% 1. Energy descends
@@ -92,7 +105,8 @@ def allowed(sem, known=0.0):
 # -½ sᵢhᵢ, column i by symmetry the same, and the zero diagonal keeps sᵢ itself out of hᵢ. So E = -sᵢhᵢ + (the rest), and
 #     ΔE = 2 sᵢhᵢ.
 # Rule (2) flips only if sᵢhᵢ < 0, so ΔE < 0: every flip lowers E. There are finitely many states, so the net stops, and
-# it stops where no single flip would help: in a local minimum.
+# it stops where no single flip would help: in a local minimum. This is Hopfield's (1982) step. Amari (1972) had studied
+# the same net before, and Little (1974) the one in which all units move at once.
 # If all units move at once, each counts on the others to stand still. They do not, and the argument is gone. What
 # falls instead is L(t) = -s(t)ᵀ W s(t+1), since s(t+1) = sign(W s(t)) is the best partner that s(t) can have. It stops
 # at s(t+2) = s(t): a fixed point or a two-cycle, nothing longer (Goles-Chacc, Fogelman-Soulie & Pellegrin 1985).
@@ -144,38 +158,70 @@ def synchronous_path(W, s, n_steps):
     return torch.stack(path)
 
 
+def random_couplings(n_nets, n):
+    """Symmetric couplings without a diagonal, N·W odd numbers of both signs: (n_nets, n, n)."""
+    upper = torch.triu((torch.randint(4, (n_nets, n, n)) * 2 + 1) * random_patterns(n_nets, n, n), 1) / n
+    return upper + upper.mT
+
+
+# From random starts. One unit at a time: updates, rises of E among them, share of runs that end where no unit wants to
+# flip. All at once: share of each net's runs that end in a two-cycle (nets,), longer cycles, rises of L, share of each net's
+# runs in which E rises (nets,). Then E/N of some runs, one at a time and all at once, (steps, runs).
+Descent = namedtuple("Descent", "n_updates rises at_rest cycling n_longer n_pair_rises rising alone together")
+
+
+def measure_descent(W, per_net, n_sweeps=25, n_steps=100):
+    """`per_net` random starts in each net W (nets, N, N): sweeps in random orders, and steps of all units."""
+    nets, n = W.shape[:2]
+    s = random_patterns(nets, per_net, n).to(W.device)
+    together, falling = synchronous_path(W, s, n_steps), [energy(W, s)[None]]
+    for _ in range(n_sweeps):
+        path = asynchronous_path(W, s, torch.randperm(n).tolist())
+        falling.append(energy(W, path[1:]))
+        s = path[-1]
+    falling, climbing = torch.cat(falling), energy(W, together)
+    pairs = -(together[:-1] * (together[1:] @ W)).sum(-1)  # L(t)
+    return Descent(
+        n_updates=falling[1:].numel(),
+        rises=(falling.diff(dim=0) > 0).sum().item(),
+        at_rest=(s * (s @ W) > 0).all(-1).float().mean().item(),
+        cycling=(together[-1] != together[-2]).any(-1).float().mean(1).cpu(),
+        n_longer=(together[-1] != together[-3]).any(-1).sum().item(),
+        n_pair_rises=(pairs.diff(dim=0) > 0).sum().item(),
+        rising=(climbing.diff(dim=0) > 0).any(0).float().mean(1).cpu(),
+        alone=(falling[:, 0, :12] / n).cpu(),
+        together=(climbing[:, 0, :12] / n).cpu(),
+    )
+
+
+def draw_descent(found):
+    """Energies of some runs in random couplings, one unit at a time and all at once."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), sharey=True)
+    left.plot(to_numpy(found.alone[:320]), color="teal", alpha=0.7)
+    left.set(xlabel="unit updates", ylabel="energy per unit, E / N")
+    left.set_title(f"Random couplings, one unit at a time: {found.rises} rises of E")
+    right.plot(to_numpy(found.together[:20]), color="goldenrod", alpha=0.7, marker=".")
+    right.set(xlabel="steps of the whole net", xticks=range(0, 20, 5))
+    right.set_title(f"All units at once: {found.cycling.mean().item():.1%} of runs end in a two-cycle")
+    return fig
+
+
 def section_descent(run):
     """One unit at a time the energy never rises; all at once it may, and runs can end in a cycle of two states."""
     n, nets, per_net = 64, max(2, run.config.n_runs // 50), min(50, run.config.n_runs)
-    upper = torch.triu((torch.randint(4, (nets, n, n)) * 2 + 1) * random_patterns(nets, n, n), 1) / n
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.5), sharey=True)
-    for name, W in {"hebb": hebb(random_patterns(nets, 7, n)), "random": upper + upper.mT}.items():
-        W, s = W.to(run.device), random_patterns(nets, per_net, n).to(run.device)
-        together, falling = synchronous_path(W, s, 100), [energy(W, s)[None]]
-        for _ in range(25):  # sweeps, each in a random order of its own
-            path = asynchronous_path(W, s, torch.randperm(n).tolist())
-            falling.append(energy(W, path[1:]))
-            s = path[-1]
-        falling = torch.cat(falling)
-        rises = (falling.diff(dim=0) > 0).sum()
-        run.metric(f"{name}_async_rises", rises, None, (f"theorem, in {falling[1:].numel()} updates", 0), 0)
-        run.metric(f"{name}_async_at_rest", (s * (s @ W) > 0).all(-1).float().mean(), None, ("theorem", 1), 0)
-        share = (together[-1] != together[-2]).any(-1).float().mean(1)  # over the runs of each net
-        run.metric(f"{name}_sync_two_cycles", *mean_and_sem(share), ("one at a time", 0))
-        longer = (together[-1] != together[-3]).any(-1).sum()
-        run.metric(f"{name}_sync_longer_cycles", longer, None, ("theorem", 0), 0)
-        pairs = -(together[:-1] * (together[1:] @ W)).sum(-1)  # L(t)
-        run.metric(f"{name}_sync_rises_of_L", (pairs.diff(dim=0) > 0).sum(), None, ("theorem", 0), 0)
-        rising = energy(W, together)
-        run.metric(f"{name}_sync_runs_with_rises_of_E", *mean_and_sem((rising.diff(dim=0) > 0).any(0).float().mean(1)))
-    axes[0].plot(to_numpy(falling[: 5 * n, 0, :12] / n), color="tab:blue", alpha=0.7)
-    axes[0].set(
-        xlabel="unit updates", ylabel="energy per unit, E / N", title="Random couplings, one unit at a time: E only falls"
-    )
-    axes[1].plot(to_numpy(rising[:20, 0, :12] / n), color="tab:orange", alpha=0.7, marker=".")
-    axes[1].set(xlabel="steps of the whole net", xticks=range(0, 20, 5))
-    axes[1].set_title(f"All units at once: {share.mean().item():.0%} of runs end in a two-cycle")
-    run.figure(fig, "energy")
+    cycling = {}
+    for name, W in {"Hebb": hebb(random_patterns(nets, 7, n)), "random": random_couplings(nets, n)}.items():
+        found = measure_descent(W.to(run.device), per_net)
+        run.metric(f"{name}, one by one: rises of E", found.rises, None, (f"theorem, {found.n_updates} updates", 0), 0)
+        run.metric(f"{name}, one by one: share of runs at rest", found.at_rest, None, ("theorem", 1), 0)
+        run.metric(f"{name}, at once: share of two-cycles", *mean_and_sem(found.cycling), ("one by one", 0))
+        run.metric(f"{name}, at once: longer cycles", found.n_longer, None, ("theorem", 0), 0)
+        run.metric(f"{name}, at once: rises of L", found.n_pair_rises, None, ("theorem", 0), 0)
+        run.metric(f"{name}, at once: share of runs where E rises", *mean_and_sem(found.rising), ("one by one", 0))
+        cycling[name] = found.cycling.mean().item()
+    run.figure(draw_descent(found), "energy")
+    shares = ", ".join(f"{share:.1%} with {name} couplings" for name, share in cycling.items())
+    run.say(f"all at once, runs end in a two-cycle: {shares}")
 
 
 # %% 2. Memories
@@ -183,14 +229,27 @@ def section_descent(run):
 #     hᵢ = (1/N) Σ_ν ξᵢ^ν Σ_{j≠i} ξⱼ^ν ξⱼ  =  ξᵢ (N-1)/N + (1/N) Σ_{other ν} ξᵢ^ν Σ_{j≠i} ξⱼ^ν ξⱼ.
 # The first term is the memory holding itself up. The second, the crosstalk, is a sum over its *overlaps* with the
 # others. Random patterns overlap by about 1/√N; handwritten digits by far more, since each is ink in the middle of an
-# empty frame. It is correlation, more than number, that breaks Hebb's rule on real data.
-# The cure of Personnaz, Guyon & Dreyfus (1986): demand W ξ = ξ for all patterns. W = X⁺X, the projector on their span,
-# does it for any linearly independent patterns, however correlated. We take out its diagonal Dᵢᵢ to keep (1); then
-# ξᵢhᵢ = 1 - Dᵢᵢ on a pattern, which is positive as long as P < N (unless a unit vector lies in the span).
+# empty frame. Then it is correlation, more than number, that breaks Hebb's rule. Two rules take it into account:
+#   Storkey (1997)  one pass over the patterns, local, but each is corrected for what is stored already. With the field
+#       that i would feel from all but j, hᵢⱼ = Σ_{k≠i,j} Wᵢₖ ξₖ = hᵢ - Wᵢⱼξⱼ,
+#           Wᵢⱼ += (ξᵢξⱼ - ξᵢhⱼᵢ - hᵢⱼξⱼ)/N   =   (ξᵢξⱼ - ξᵢhⱼ - hᵢξⱼ + 2Wᵢⱼ)/N.
+#   Pseudo-inverse  (Personnaz, Guyon & Dreyfus 1986): demand W ξ = ξ for all patterns. W = X⁺X, the projector on their
+#       span, does it for any linearly independent patterns, however correlated. We take out its diagonal Dᵢᵢ to keep
+#       (1); then ξᵢhᵢ = 1 - Dᵢᵢ on a pattern, which is positive as long as P < N (unless a unit vector lies in the span).
 #
 # Speed. Near a memory most units stay, so `recall` jumps to the next unit that does flip, in the order of the plain loop
 # (unit 0 to N-1, over and over): the same path and the same end, exactly. The first sweep, with many flips, goes block
 # by block, so that what a block's flips do to the rest of the net is one matrix product.
+
+
+def storkey(patterns):
+    """Storkey's (1997) rule, one pattern after another. (..., P, N) -> (..., N, N)."""
+    W = torch.zeros_like(patterns.mT @ patterns)
+    for x in patterns[..., None].unbind(-3):  # (..., N, 1)
+        cross = x @ (W @ x).mT
+        W = W + (x @ x.mT - cross - cross.mT + 2 * W) / patterns.shape[-1]
+        W.diagonal(dim1=-2, dim2=-1).zero_()
+    return W
 
 
 def pseudo_inverse(patterns):
@@ -200,6 +259,9 @@ def pseudo_inverse(patterns):
     projector[projector.abs() < 1e-5] = 0  # ... nor pass for a coupling, when X⁺X is the identity
     projector.diagonal(dim1=-2, dim2=-1).zero_()
     return projector
+
+
+RULES = {"Hebb": hebb, "Storkey": storkey, "pseudo-inverse": pseudo_inverse}
 
 
 def flip_in_order(W, nets, s, field, start, around, max_flips):
@@ -257,6 +319,14 @@ def occluded(patterns, blank=-1.0):
     return torch.where(upper, blank, patterns)
 
 
+def recalled_share(W, patterns, cues):
+    """How often patterns come back with at most 5 % of their units wrong (overlap 0.9), from cues (K, nets, P, N).
+
+    W (nets, N, N), patterns (nets, P, N) -> (nets, P)."""
+    ends = recall(W, cues.transpose(0, 1).flatten(1, 2)).unflatten(1, (len(cues), -1))  # (nets, K, P, N)
+    return ((ends * patterns[:, None]).mean(-1) >= 0.9).float().mean(1)
+
+
 LETTERS = """
     ########..  ###.......  ....##....  ##......##
     #########.  ###.......  ...####...  ###....###
@@ -291,12 +361,52 @@ def one_of_each(n_sets):
     return torch.stack([pictures[own[torch.randint(len(own), (n_sets,))]] for own in members], 1)
 
 
-def recalled_share(W, patterns, cues):
-    """How often patterns come back with at most 5 % of their units wrong (overlap 0.9), from cues (K, nets, P, N).
+def exact_mean_overlap(n):
+    """E|x·y|/n of two random patterns: n - x·y is twice a number of heads among n fair coins."""
+    heads = np.arange(n + 1)
+    return np.abs(n - 2 * heads) @ binom.pmf(heads, n, 0.5) / n
 
-    W (nets, N, N), patterns (nets, P, N) -> (nets, P)."""
-    ends = recall(W, cues.transpose(0, 1).flatten(1, 2)).unflatten(1, (len(cues), -1))  # (nets, K, P, N)
-    return ((ends * patterns[:, None]).mean(-1) >= 0.9).float().mean(1)
+
+# Cues of 25 % flipped pixels, then of hidden upper halves: targets (cues, 100), path (updates + 1, cues, 100), energy a unit
+# and overlap on it; how often each letter comes back (letters,), and {the half that is seen: share that comes back}.
+Letters = namedtuple("Letters", "targets path energy overlap from_flipped halves")
+
+
+def measure_letters(letters, n_cues=250):
+    """Hebb's net of some letters (P, 100): two sweeps from a damaged cue each, and how often letters come back."""
+    W, targets = hebb(letters), letters.repeat(2, 1)
+    path = asynchronous_path(W, torch.cat([flipped(letters, 0.25), occluded(letters)]), list(range(100)) * 2)
+    many = torch.stack([flipped(letters[None], 0.25) for _ in range(n_cues)])
+    halves = {"lower": occluded(letters), "upper": occluded(letters.flip(1)).flip(1)}
+    return Letters(
+        targets, path, energy(W, path) / 100, (path * targets).mean(-1), recalled_share(W, letters[None], many)[0],
+        {half: (recall(W, cue) == letters).all(1).float().mean().item() for half, cue in halves.items()},
+    )  # fmt: skip
+
+
+FLIPS = tuple(0.05 * k for k in range(10))  # shares of flipped pixels in the cues
+
+
+# Shares of each set's patterns (S,) that are fixed and that come back from their lower halves; in between, those that come
+# back for each of FLIPS, set and pattern (10, S, P).
+Basins = namedtuple("Basins", "fixed recalled from_half")
+
+
+def measure_basins(x, n_cues=20):
+    """{rule: Basins} on sets of patterns x (S, P, N), the same cues for all rules."""
+    cues, found = [torch.stack([flipped(x, share) for _ in range(n_cues)]) for share in FLIPS], {}
+    for name, rule in RULES.items():
+        W = rule(x)
+        recalled = to_numpy(torch.stack([recalled_share(W, x, cue) for cue in cues]))
+        from_half = recalled_share(W, x, occluded(x)[None]).mean(1).cpu()
+        found[name] = Basins((x * (x @ W) > 0).all(-1).float().mean(1).cpu(), recalled, from_half)
+    return found
+
+
+def mean_overlaps(x):
+    """Mean |overlap| of different patterns in each set of x (S, P, N), (S,)."""
+    p, n = x.shape[1:]
+    return (((x @ x.mT).abs().sum((1, 2)) / n - p) / (p * (p - 1))).cpu()
 
 
 def show_pictures(ax, rows, side, labels, title):
@@ -310,63 +420,77 @@ def show_pictures(ax, rows, side, labels, title):
     ax.spines[:].set_visible(False)
 
 
-def section_memories(run):
-    """A damaged letter comes back; real digits resemble each other, which defeats Hebb's rule, not the pseudo-inverse."""
-    letters = read_letters(LETTERS).to(run.device)
-    W, targets = hebb(letters), letters.repeat(2, 1)
-    cues = torch.cat([flipped(letters, 0.25), occluded(letters)])
-    path = asynchronous_path(W, cues, list(range(100)) * 2)
+def draw_letters(found):
+    """Stored, cue and recalled, and the energy and the overlap on the way."""
     fig = plt.figure(figsize=(13, 3.6))
     grid = fig.add_gridspec(2, 3, hspace=0.12, wspace=0.3)
     for column, title in enumerate(["25 % of the pixels flipped", "upper half hidden"]):
-        rows, labels = [each[4 * column :][:4] for each in (targets, cues, path[-1])], ["stored", "cue", "recalled"]
+        mine = slice(4 * column, 4 * column + 4)
+        rows, labels = [found.targets[mine], found.path[0, mine], found.path[-1, mine]], ["stored", "cue", "recalled"]
         show_pictures(fig.add_subplot(grid[:, column]), rows, 10, ["", "", ""] if column else labels, title)
-    traces = {"energy E / N": energy(W, path) / 100, "overlap m": (path * targets).mean(-1)}
-    for row, (label, trace) in enumerate(traces.items()):
-        ax = fig.add_subplot(grid[row, 2])
-        trace = to_numpy(trace)
-        lines = ax.plot(trace[:, :4], color="tab:blue") + ax.plot(trace[:, 4:], color="tab:orange")
-        ax.set(ylabel=label, title="" if row else "E falls to the memory")
+    for row, (label, trace) in enumerate({"energy E / N": found.energy, "overlap m": found.overlap}.items()):
+        ax, trace = fig.add_subplot(grid[row, 2]), to_numpy(trace)
+        lines = ax.plot(trace[:, :4], color="teal") + ax.plot(trace[:, 4:], color="goldenrod")
+        ax.set_ylabel(label)
         ax.tick_params(labelbottom=bool(row))
+    fig.axes[2].set_title(f"{(found.overlap[-1] == 1).sum()} of {found.overlap.shape[1]} cues end at their letter")
     ax.set_xlabel("unit updates, two sweeps")
     ax.legend([lines[0], lines[-1]], ["flipped", "hidden"], loc="lower right")
-    run.figure(fig, "letters")
-    many = recalled_share(W, letters[None], torch.stack([flipped(letters[None], 0.25) for _ in range(250)]))
-    run.metric("letters_from_25pc_flipped", *mean_and_sem(many[0]), ("all", 1))
-    for name, cue in {"lower": occluded(letters), "upper": occluded(letters.flip(1)).flip(1)}.items():
-        run.metric(f"letters_from_{name}_half", (recall(W, cue) == letters).all(1).float().mean(), None, ("all", 1))
+    return fig
 
-    sets = {"digits": one_of_each(run.config.n_sets).to(run.device)}
-    sets["random"] = random_patterns(*sets["digits"].shape).to(run.device)
-    expected = np.abs(64 - 2 * np.arange(65)) @ binom.pmf(np.arange(65), 64, 0.5) / 64
-    shares, curves = np.arange(10) * 0.05, {}
-    for name, x in sets.items():
-        overlap = ((x @ x.mT).abs().sum((1, 2)) / 64 - 10) / 90
-        run.metric(f"{name}_overlap", *mean_and_sem(overlap), ("random patterns, exactly", expected))
-        cues = [torch.stack([flipped(x, share) for _ in range(20)]) for share in shares]
-        for rule in (hebb, pseudo_inverse):
-            W, label = rule(x), f"{name}_{rule.__name__}"
-            theorem = {"against": ("theorem, P < N", 1), "within": 0} if rule is pseudo_inverse else {}
-            run.metric(f"{label}_fixed", *mean_and_sem((x * (x @ W) > 0).all(-1).float().mean(1)), **theorem)
-            curves[label] = to_numpy(torch.stack([recalled_share(W, x, cue) for cue in cues]))  # (shares, sets, 10)
-            run.metric(f"{label}_from_10pc_flipped", *mean_and_sem(curves[label][2].mean(1)))
-            run.metric(f"{label}_from_lower_half", *mean_and_sem(recalled_share(W, x, occluded(x)[None]).mean(1)))
 
-    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=(1, 1.15))
-    styles = {"random_hebb": "tab:gray", "digits_hebb": "tab:orange", "digits_pseudo_inverse": "tab:blue"}
-    for label, color in styles.items():
-        left.plot(shares, curves[label].mean((1, 2)), "o-", color=color, label=label.replace("_", ", ", 1).replace("_", "-"))
-        band = np.quantile(curves[label], (0.1, 0.9), axis=(1, 2))
-        left.fill_between(shares, *band, color=color, alpha=0.15, lw=0)
-    left.set(xlabel="share of the cue's pixels flipped", ylabel="recalled (at most 5 % of pixels wrong)")
-    left.set_title("Ten patterns in 64 units: digits defeat Hebb's rule")
-    left.legend(title="mean, 10-90 % band", fontsize=9, borderaxespad=0.2)
-    x = sets["digits"][0]
+def recall_one_set(x):
+    """{name: pictures (10, 64)}: ten patterns x (10, 64), the same with 10 % flipped, and what each rule makes of these."""
     cue = flipped(x, 0.1)
-    rows = [x, cue, recall(hebb(x), cue), recall(pseudo_inverse(x), cue)]
-    labels = ["stored", "cue, 10 %\nflipped", "Hebb", "pseudo-\ninverse"]
-    show_pictures(right, rows, 8, labels, "Hebb's rule blends what it has seen")
-    run.figure(fig, "basins")
+    return {"stored": x, "cue, 10 %\nflipped": cue} | {name: recall(rule(x), cue) for name, rule in RULES.items()}
+
+
+def draw_basins(found, pictures):
+    """Recall against corruption, found {kind of patterns: {rule: Basins}}; and one set's pictures {name: (10, 64)}."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.7), width_ratios=(1.25, 1), layout="constrained")
+    for kind, line in (("random", ":"), ("digits", "-")):
+        for i, (rule, basins) in enumerate(found[kind].items()):
+            place, label = np.array(FLIPS) + 0.003 * (i - 1), f"{rule}, {'random patterns' if kind == 'random' else kind}"
+            rows = means_and_sems(basins.recalled.mean(2))
+            left.errorbar(place, *rows, ls=line, marker="o", ms=4, capsize=2, color=COLORS[rule], label=label)
+    left.set(xlabel="share of the cue's pixels flipped", ylabel="recalled (at most 5 % of pixels wrong)")
+    shares = ", ".join(f"{rule} {basins.recalled[2].mean():.2f}" for rule, basins in found["digits"].items())
+    left.set_title(f"Ten digits from 10 % flipped: {shares}")
+    fig.legend(loc="outside lower left", ncols=3, fontsize=9)
+    show_pictures(right, list(pictures.values()), 8, list(pictures), "One of the sets")
+    return fig
+
+
+def record_basins(run, kind, found):
+    """The metrics of {rule: Basins} on one kind of patterns."""
+    for rule, basins in found.items():
+        theorem = {"against": ("theorem, P < N", 1), "within": 0} if rule == "pseudo-inverse" else {}
+        run.metric(f"{kind}, {rule}: share fixed", *mean_and_sem(basins.fixed), **theorem)
+        run.metric(f"{kind}, {rule}: from 10 % flipped", *mean_and_sem(basins.recalled[2].mean(1)), ("all", 1))
+        run.metric(f"{kind}, {rule}: from the lower half", *mean_and_sem(basins.from_half), ("all", 1))
+
+
+def section_memories(run):
+    """A damaged letter comes back; digits resemble each other, which hurts Hebb's rule more than rules that allow for it."""
+    letters = measure_letters(read_letters(LETTERS).to(run.device))
+    run.metric("letters: from 25 % flipped", *mean_and_sem(letters.from_flipped), ("all", 1))
+    for half, share in letters.halves.items():
+        run.metric(f"letters: from the {half} half", share, None, ("all", 1))
+    run.figure(draw_letters(letters), "letters")
+    sets, found, exact = {"digits": one_of_each(run.config.n_sets).to(run.device)}, {}, exact_mean_overlap(64)
+    sets["random"] = random_patterns(*sets["digits"].shape).to(run.device)
+    for kind, x in sets.items():
+        mean, sem = mean_and_sem(mean_overlaps(x))
+        within = allowed(sem, len(x)) if kind == "random" else None
+        run.metric(f"{kind}: mean overlap of two patterns", mean, sem, ("random patterns, exactly", exact), within)
+        found[kind] = measure_basins(x)
+        record_basins(run, kind, found[kind])
+    run.figure(draw_basins(found, recall_one_set(sets["digits"][0])), "basins")
+    shares = {rule: basins.recalled[2].mean() for rule, basins in found["digits"].items()}
+    said = ", ".join(f"{rule} {share:.0%}" for rule, share in shares.items())
+    lost = [rule for rule, share in shares.items() if share < found["random"][rule].recalled[2].mean() / 2]
+    run.say(f"of ten digits with 10 % of their pixels flipped come back: {said}")
+    run.say(f"more than half of what a rule recalls of random patterns is lost on digits by: {', '.join(lost) or 'none'}")
 
 
 # %% 3. Capacity
@@ -375,39 +499,24 @@ def section_memories(run):
 #     they are independent). Its error rate is a binomial tail, exactly, and with N and P large
 #         P(error) = ½ erfc(√(N/(2P))).
 # (b) A whole pattern without error, almost surely: N·P(error) -> 0. The tail is about exp(-N/(2P)), so P = N/(2 ln N);
-#     for all P patterns at once N/(4 ln N) (McEliece et al. 1987). At finite N, as if units erred independently,
-#     (1 - P(error))^N of the patterns are fixed points.
+#     for all P patterns at once N/(4 ln N) (McEliece et al. 1987). At finite N, if units erred independently, a share
+#     (1 - P(error))^N of the patterns would be fixed. They do not: the units of one pattern share its overlaps with the
+#     others, so they err together, and more patterns stay without any error than independence says.
 # (c) Errors allowed, as long as the state stays close while errors breed errors. Mean-field theory at T = 0, with
 #     crosstalk of variance αr around the field m of the pattern (Amit, Gutfreund & Sompolinsky 1985b):
 #         m = erf(m/√(2αr)),   √r = 1/(1-C),   C = √(2/(παr)) exp(-m²/(2αr)).
 #     With y = m/√(2αr) they become one line:  √(2α) = erf(y)/y - (2/√π) exp(-y²),   m = erf(y).
 #     Its right side has a maximum: beyond α_c = 0.138 there is no solution, and m falls from 0.967 at once. (Not 0.15:
 #     that was the estimate of 1982. Replica symmetry breaking moves it to 0.1382, Steffan & Kuehn 1994.)
-# A finite net blurs the jump: the load at which it fails varies from net to net by about 1/√N. Then the share of
-# patterns retained depends on N and α through x = √N(α - α_c) alone, and α_c is where the curves of all sizes cross. We
-# fit share = Φ(a - bx + cx²), in which nothing knows of 0.138. Smaller nets put the crossing lower, so this uses N >= 1000.
-
-
-def ags_load(y):
-    """The load α at which y = m/√(2αr) solves the equations of (c)."""
-    return 0.5 * (erf(y) / y - 2 / math.sqrt(math.pi) * np.exp(-(y**2))) ** 2
-
-
-def ags_critical():
-    """α_c, the largest such load, and its y."""
-    best = minimize_scalar(lambda y: -ags_load(y), bounds=(1, 3), method="bounded", options={"xatol": 1e-9})
-    return -best.fun, best.x
-
-
-def ags_overlap(load):
-    """The overlap m of the retrieval state at a load below α_c, for N to infinity."""
-    return erf(brentq(lambda y: ags_load(y) - load, ags_critical()[1], 20))
-
-
-def bit_error(n, p):
-    """(a), exactly: P(N ξᵢhᵢ < 0), that is, a sum of (P-1)(N-1) fair ±1 coins falls below -(N-1)."""
-    coins = (p - 1) * (n - 1)
-    return binom.cdf(math.ceil((coins - (n - 1)) / 2) - 1, coins, 0.5)
+# A finite net does better than that. Let α_½(N) be the load at which half of the patterns are still retained. What is the
+# law by which it approaches α_c? The width of the fall, net to net, is that of an average over N units, N^(-1/2). Its
+# middle moves by another law. Close to α_c the retrieval state is about to disappear: the overlap x, measured from its
+# last value, drifts as dx/dt = (α - α_c) + x² in suitable units, and an average over N units carries it along by chance.
+# Balance the two terms, α - α_c ~ x², against the noise, which moves x by √(t/N) in the time t ~ 1/x that the drift
+# takes: x ~ (1/(xN))^(1/2), so x ~ N^(-1/3), and
+#     α_½ - α_c ~ N^(-2/3).
+# The argument is rough, so the data must say: sizes N, 2N, 4N, 8N give the exponent, log₂ of the ratio of two drifts. A line
+# in N^(-2/3) then leads to α_c. How far its end moves if the exponent is off by one standard error is its systematic error.
 
 
 def keeps_sign(patterns):
@@ -428,87 +537,211 @@ def overlaps_at_rest(n, p, n_nets, n_starts, device="cpu"):
     return torch.cat(overlaps).cpu()
 
 
-def retained_model(inputs, critical, a, b, c):
-    """Share of patterns retained as one curve in x = √N(α - α_c); inputs = (N, α)."""
-    x = np.sqrt(inputs[0]) * (inputs[1] - critical)
-    return ndtr(a - b * x + c * x**2)
+def load_at_half(loads, shares):
+    """The load at which a falling share is one half: the loads as a parabola in probit(share), by least squares, at 0."""
+    z = ndtri(np.clip(shares, 0.005, 0.995))
+    return np.linalg.lstsq(np.stack([z**0, z, z**2], 1), loads, rcond=None)[0][0]
+
+
+def jackknife(estimate, repeats):
+    """`estimate(repeats)` and its standard error, from leaving out one of the repeats (R, ...) at a time; nan if R is 1."""
+    n, whole = len(repeats), np.asarray(estimate(repeats))
+    if n < 2:
+        return whole, whole * math.nan
+    without = np.array([estimate(np.delete(repeats, r, 0)) for r in range(n)])
+    return whole, without.std(0) * math.sqrt(n - 1)
+
+
+def limit_of(values, sizes, power):
+    """Where a straight line through values against sizes^(-power) ends at infinite size."""
+    return np.polyfit(np.asarray(sizes, dtype=float) ** -power, values, 1)[1]
+
+
+def drift_exponent(values):
+    """x, if values at four sizes, each twice the one before, approach a limit as N^(-x); nan if they do not approach one."""
+    ratio = (values[0] - values[2]) / (values[1] - values[3])
+    return math.log2(ratio) if ratio > 0 else math.nan
+
+
+def theory_load(y):
+    """The load α at which y = m/√(2αr) solves the equations of (c)."""
+    return 0.5 * (erf(y) / y - 2 / math.sqrt(math.pi) * np.exp(-(y**2))) ** 2
+
+
+def theory_critical_load():
+    """α_c, the largest such load, and its y."""
+    best = minimize_scalar(lambda y: -theory_load(y), bounds=(1, 3), method="bounded", options={"xatol": 1e-9})
+    return -best.fun, best.x
+
+
+def theory_overlap(load):
+    """The overlap m of the retrieval state at a load below α_c, for N to infinity."""
+    return erf(brentq(lambda y: theory_load(y) - load, theory_critical_load()[1], 20))
+
+
+def theory_bit_error(load):
+    """(a) for N to infinity."""
+    return erfc(np.sqrt(1 / (2 * load))) / 2
+
+
+def exact_bit_error(n, p):
+    """(a), exactly: P(N ξᵢhᵢ < 0), that is, a sum of (P-1)(N-1) fair ±1 coins falls below -(N-1)."""
+    coins = (p - 1) * (n - 1)
+    return binom.cdf(math.ceil((coins - (n - 1)) / 2) - 1, coins, 0.5)
+
+
+# Sizes, five loads each (4, 5), shares retained (repeats, 4, 5), {load: the largest nets' overlap with patterns retained}.
+Retrieval = namedtuple("Retrieval", "sizes loads shares kept")
+
+
+def measure_retrieval(largest, n_repeats, device, n_starts=16):
+    """Shares retained around the fall at each size, and overlaps well below it. 0.7 is in the gap from 0.97 to 0.35."""
+    sizes, loads, shares = [largest // 2**k for k in (3, 2, 1, 0)], [], []
+    for n in sizes:  # the window is where the fall was seen to be: `load_at_half` does not know it
+        loads.append([round((0.14 + 2.6 * n ** (-2 / 3) + k / n**0.5) * n) / n for k in (-0.8, -0.4, 0, 0.4, 0.8)])
+    for n, load in Progress([(n, load) for n, row in zip(sizes, loads, strict=True) for load in row], "capacity"):
+        m = overlaps_at_rest(n, round(load * n), n_repeats * min(8, largest // n), n_starts, device)
+        shares.append(to_numpy((m > 0.7).double().unflatten(0, (n_repeats, -1)).mean((1, 2))))
+    kept = {}
+    for load in (0.08, 0.1, 0.12):
+        m = overlaps_at_rest(largest, round(load * largest), n_repeats, n_starts, device).double()
+        kept[load] = (m * (m > 0.7)).sum(1) / (m > 0.7).sum(1).clamp(min=1)
+    return Retrieval(sizes, np.array(loads), np.stack(shares, 1).reshape(n_repeats, 4, 5), kept)
+
+
+# Pairs (value, standard error): α_½ of each size (2, 4); α_c by N^(-2/3) from all sizes, and without the smallest; α_c by
+# N^(-1/2), the law of the width; the exponent of the drift.
+Critical = namedtuple("Critical", "halves limit without_smallest by_root exponent")
+
+
+def find_critical_load(found):
+    """Extrapolate the loads at which half of the patterns are retained."""
+
+    def estimate(shares):
+        halves = [load_at_half(*rows) for rows in zip(found.loads, shares.mean(0), strict=True)]
+        limits = [limit_of(halves, found.sizes, 2 / 3), limit_of(halves[1:], found.sizes[1:], 2 / 3)]
+        return [*halves, *limits, limit_of(halves, found.sizes, 1 / 2), drift_exponent(halves)]
+
+    both = np.array(jackknife(estimate, found.shares))
+    return Critical(both[:, :4], *both[:, 4:].T)
+
+
+def law_error(found, critical):
+    """How far the line's end moves if the exponent is one standard error less than 2/3; nan if no exponent was found."""
+    power = 2 / 3 - critical.exponent[1]
+    return abs(limit_of(critical.halves[0], found.sizes, power) - critical.limit[0]) if power > 0 else math.nan
+
+
+def measure_bit_errors(n, n_nets, device):
+    """{load: share of units that err in one step from a pattern, of each net (n_nets,)}."""
+
+    def share(load):
+        return 1 - keeps_sign(random_patterns(round(load * n), n).to(device)).double().mean()
+
+    return {load: torch.stack([share(load) for _ in range(n_nets)]) for load in (0.105, 0.138, 0.185)}
+
+
+RATIOS = (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5)  # numbers of patterns in units of N / (2 ln N)
+
+
+# Nets of n units: share of patterns without any error, (2, RATIOS), mean and standard error, and (1 - P(error))^N.
+ErrorFree = namedtuple("ErrorFree", "n measured independent")
+
+
+def measure_error_free(n, n_nets, device):
+    """`ErrorFree` of nets of n units."""
+    counts = [max(2, round(ratio * n / (2 * math.log(n)))) for ratio in RATIOS]
+    shares = [[keeps_sign(random_patterns(p, n).to(device)).all(1).float().mean() for _ in range(n_nets)] for p in counts]
+    return ErrorFree(n, means_and_sems(shares), np.array([(1 - exact_bit_error(n, p)) ** n for p in counts]))
+
+
+def draw_retrieval(found, critical):
+    """Shares retained against load, and the loads at half against N^(-2/3)."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
+    theory, sizes = theory_critical_load()[0], np.array(found.sizes, dtype=float)
+    for k, (n, color) in enumerate(zip(found.sizes, SIZES, strict=True)):
+        rows = means_and_sems(found.shares[:, k].T)
+        left.errorbar(found.loads[k], *rows, color=color, marker="o", ms=4, capsize=2, label=f"N = {n}")
+        right.errorbar(sizes[k] ** (-2 / 3), *critical.halves[:, k], color=color, marker="o", capsize=3)
+    left.axvline(theory, color="k", ls="--", label=f"theory, $\\alpha_c$ = {theory:.4f}")
+    left.set(xlabel="load $\\alpha$ = P / N", ylabel="share of patterns retained (m > 0.7)")
+    ends = critical.halves[0, [0, -1]]
+    left.set_title(f"Half are retained at {ends[0]:.3f} N by the smallest, {ends[1]:.3f} N by the largest")
+    left.legend()
+    line = np.linspace(0, sizes[0] ** (-2 / 3), 100)
+    for power, label, style in ((2 / 3, "line in $N^{-2/3}$", "-"), (1 / 2, "line in $N^{-1/2}$", ":")):
+        slope, start = np.polyfit(sizes**-power, critical.halves[0], 1)
+        right.plot(line, start + slope * line ** (1.5 * power), "0.4", ls=style, label=label, zorder=0)
+    right.plot(0, theory, "k*", ms=12, label="theory", clip_on=False)
+    right.set(xlabel="$N^{-2/3}$", ylabel="load at which half are retained", xlim=(0, None))
+    law = law_error(found, critical)
+    right.set_title(f"$\\alpha_c$ = {critical.limit[0]:.4f} ± {critical.limit[1]:.4f} (chance) ± {law:.4f} (law)")
+    right.legend()
+    return fig
+
+
+def draw_errors(errors, n, free):
+    """One-step errors {load: (nets,)} of nets of n units beside the tail; patterns without error, a list of ErrorFree."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
+    mean, sem = means_and_sems(errors.values())
+    left.errorbar(list(errors), mean, 3 * sem, color=SIZES[-1], marker="o", ls="", capsize=3, label=f"N = {n}, 3 s.e.")
+    line = np.linspace(0.08, 0.2, 100)
+    left.plot(line, theory_bit_error(line), "k--", label="$\\frac{1}{2}$ erfc $\\sqrt{N/(2P)}$")
+    left.set(yscale="log", xlabel="load $\\alpha$ = P / N", ylabel="units wrong after one step from a pattern")
+    left.set_title("One step: the error rate beside the Gaussian tail")
+    left.legend()
+    for found, color in zip(free, SIZES[1:], strict=True):
+        right.errorbar(RATIOS, *found.measured, color=color, marker="o", ls="", capsize=3, label=f"N = {found.n}")
+        right.plot(RATIOS, found.independent, "--", color=color, lw=1)
+    right.plot([], [], "k--", lw=1, label="if units erred independently")
+    right.axvline(1, color="k", ls=":")
+    right.set(xlabel="P in units of N / (2 ln N)", ylabel="share of patterns without any error", ylim=(0, 1.03))
+    gap = (free[-1].measured[0] / free[-1].independent)[4] - 1
+    right.set_title(f"At 1.5 times the edge independence is off by {gap:.0%}")
+    right.legend()
+    return fig
+
+
+def record_retrieval(run, found, critical):
+    """The metrics of `Retrieval` and of `Critical`."""
+    repeats, theory = len(found.shares), ("Amit, Gutfreund, Sompolinsky", theory_critical_load()[0])
+    for n, value, sem in zip(found.sizes, *critical.halves, strict=True):
+        run.metric(f"N = {n}: load at which half are retained", value, sem, theory)
+    within, systematic = allowed(critical.limit[1], repeats), law_error(found, critical)
+    known = within is not None and math.isfinite(systematic)
+    run.metric("alpha_c: line in N^(-2/3)", *critical.limit, theory, within + systematic if known else None)
+    run.metric("alpha_c: line without the smallest nets", *critical.without_smallest, theory)
+    run.metric("alpha_c: line in N^(-1/2), law of the width", *critical.by_root, theory)
+    if math.isfinite(critical.exponent[0]):
+        run.metric("exponent of the drift", *critical.exponent, ("argument above", 2 / 3))
+    for load, overlaps in found.kept.items():
+        mean, sem = mean_and_sem(overlaps)
+        reference = ("theory, N to infinity", theory_overlap(round(load * found.sizes[-1]) / found.sizes[-1]))
+        run.metric(f"load {load}: overlap of patterns retained", mean, sem, reference, allowed(sem, repeats))
 
 
 def section_capacity(run):
-    """Beyond 0.138 N random patterns Hebb's memory breaks down at once; recall without error ends at N / (2 ln N)."""
+    """Near 0.138 N random patterns Hebb's memory breaks down; recall without error ends at N / (2 ln N)."""
     largest, n_nets = run.config.capacity_units, run.config.capacity_nets
     if largest < 320:
         sys.exit("[capacity] --capacity-units must be at least 320: smaller nets leave nothing to fit")
-    sizes, loads = [largest // 2**k for k in (4, 3, 2, 1, 0)], [0.1, 0.12, 0.13, 0.14, 0.15, 0.16, 0.18]
-    inputs, shares, overlaps = np.array([(n, round(load * n) / n) for n in sizes for load in loads]).T, [], []
-    for n, load in Progress(inputs.T, "capacity"):
-        n_repeats = n_nets * min(8, largest // round(n))
-        m = overlaps_at_rest(round(n), round(load * n), n_repeats, 16, run.device)
-        mean, sem = mean_and_sem((m > 0.7).float().mean(1))  # 0.7: in the gap between about 0.97 and 0.35
-        shares.append((mean, math.hypot(sem, 1 / m.numel())))  # an error of zero would be too sure
-        overlaps.append(mean_and_sem(m.mean(1)))
-    shares, overlaps = np.array(shares), np.array(overlaps)
-    theory, y_critical = ags_critical()
-    fits = {}
-    for name, of in {"alpha_c_of_the_smaller_nets": inputs[0] <= sizes[2], "alpha_c": inputs[0] >= sizes[2]}.items():
-        guess, data = (0.15, 1, 1, 0), (inputs[:, of], *shares[of].T)
-        fits[name], covariance = curve_fit(retained_model, data[0], data[1], guess, data[2], absolute_sigma=True)
-        sem = covariance[0, 0] ** 0.5
-        within = allowed(sem) if name == "alpha_c" else None
-        run.metric(name, fits[name][0], sem, ("Amit, Gutfreund, Sompolinsky", theory), within)
-    for k in (-7, -6):
-        predicted = ags_overlap(inputs[1, k])
-        run.metric(f"overlap_at_load_{loads[k]}", *overlaps[k], ("theory, N to infinity", predicted))
-
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.5))
-    colors, y = plt.cm.Blues(np.linspace(0.35, 1, len(sizes))), np.linspace(y_critical, 4, 200)
-    axes[0].plot(np.r_[theory, ags_load(y)], np.r_[0.2, erf(y)], "k--", label="theory, $N \\to \\infty$")
-    for n, color in zip(sizes, colors, strict=True):
-        of, bars = inputs[0] == n, {"color": color, "marker": "o", "ms": 4, "capsize": 2, "label": f"N = {n}"}
-        axes[0].errorbar(inputs[1, of], *overlaps[of].T, **bars)
-        axes[1].errorbar(n**0.5 * (inputs[1, of] - fits["alpha_c"][0]), *shares[of].T, ls="", **bars)
-    axes[0].set(xlim=(0.098, 0.182), xlabel="load $\\alpha$ = P / N", ylabel="overlap with the pattern, at rest")
-    axes[0].set_title(f"Memory breaks down at $\\alpha_c$ = {theory:.3f}, sharper as N grows")
-    axes[0].legend(loc="lower left")
-    line = np.linspace(-2.5, 3, 200)
-    axes[1].plot(line, retained_model((1, line), 0, *fits["alpha_c"][1:]), "tab:orange", label="fit", zorder=0)
-    axes[1].axvline(0, color="k", ls=":")
-    axes[1].set(xlabel="$\\sqrt{N}\\,(\\alpha - \\alpha_c)$", ylabel="share of patterns retained (m > 0.7)")
-    axes[1].set_title(f"N ≥ {sizes[2]} share one curve with $\\alpha_c$ = {fits['alpha_c'][0]:.4f} ± {sem:.4f}")
-    run.figure(fig, "retrieval")
-
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.5))
-    for load in (0.105, 0.138, 0.185):
-        p = round(load * largest)
-        stays = [keeps_sign(random_patterns(p, largest).to(run.device)).float().mean() for _ in range(4 * n_nets)]
-        error, sem = mean_and_sem(1 - torch.stack(stays))
-        exact, limit = bit_error(largest, p), erfc(math.sqrt(largest / (2 * p))) / 2
-        run.metric(f"bit_error_at_load_{load}", error, sem, ("binomial tail, exactly", exact), allowed(sem))
-        known = allowed(sem, abs(exact - limit))  # the limit's own error at this N
-        run.metric(f"bit_error_limit_{load}", error, sem, ("erfc(sqrt(N/2P))/2", limit), known)
-        label = f"measured, N = {largest}, 3 s.e." if load == 0.105 else None
-        axes[0].errorbar(load, error, 3 * sem, color="tab:orange", marker="o", ls="", capsize=3, label=label)
-    line = np.linspace(0.08, 0.2, 100)
-    axes[0].plot(line, erfc(np.sqrt(1 / (2 * line))) / 2, "k--", label="$\\frac{1}{2}$ erfc $\\sqrt{N/(2P)}$")
-    axes[0].set(yscale="log", xlabel="load $\\alpha$ = P / N", ylabel="units wrong after one step from a pattern")
-    axes[0].set_title("One step: the error rate is a Gaussian tail")
-    axes[0].legend()
-    ratios = [0.5, 0.75, 1, 1.25, 1.5, 2, 2.5]
-    for n, color in zip(sizes[::2], colors[::2], strict=True):
-        counts, repeats = [max(2, round(ratio * n / (2 * math.log(n)))) for ratio in ratios], 2 * n_nets * largest // n
-        free = [
-            [keeps_sign(random_patterns(p, n).to(run.device)).all(1).float().mean() for _ in range(repeats)] for p in counts
-        ]
-        mean, sem = np.array([mean_and_sem(shares) for shares in free]).T
-        predicted = [(1 - bit_error(n, p)) ** n for p in counts]
-        axes[1].errorbar(ratios, mean, sem, color=color, marker="o", ls="", capsize=3, label=f"N = {n}")
-        axes[1].plot(ratios, predicted, "k--", lw=1, label="if units erred independently" if n == largest else None)
-    run.metric("error_free_at_N_over_2lnN", mean[2], sem[2], ("units independent", predicted[2]), allowed(sem[2]))
-    axes[1].axvline(1, color="k", ls=":")
-    axes[1].set(xlabel="P in units of N / (2 ln N)", ylabel="share of patterns without any error", ylim=(0, 1.03))
-    axes[1].set_title("No error at all: the edge at N / (2 ln N) forms slowly")
-    axes[1].legend()
-    run.figure(fig, "errors")
+    found = measure_retrieval(largest, n_nets, run.device)
+    critical = find_critical_load(found)
+    record_retrieval(run, found, critical)
+    run.figure(draw_retrieval(found, critical), "retrieval")
+    errors = measure_bit_errors(largest, 2 * n_nets, run.device)
+    for load, shares in errors.items():
+        (mean, sem), exact = mean_and_sem(shares), exact_bit_error(largest, round(load * largest))
+        reference, within = ("binomial, exactly", exact), allowed(sem, 2 * n_nets)
+        run.metric(f"load {load}: units wrong after one step", mean, sem, reference, within)
+        run.metric(f"load {load}: the same for infinite nets", exact, None, ("erfc(sqrt(N/2P))/2", theory_bit_error(load)))
+    free = [measure_error_free(n, n_nets * largest // n, run.device) for n in found.sizes[1:]]
+    for k in (2, 4):
+        (mean, sem), guess = free[-1].measured[:, k], free[-1].independent[k]
+        run.metric(f"no error, P = {RATIOS[k]:g} N/(2 ln N): share", mean, sem, ("if units were independent", guess))
+    run.figure(draw_errors(errors, largest, free), "errors")
+    drift = critical.halves[0, -1] - critical.limit[0]
+    run.say(f"{largest} units still hold {drift:.3f} N more patterns than the limit {critical.limit[0]:.4f} N")
 
 
 # %% 4. Spurious states
@@ -519,6 +752,12 @@ def section_capacity(run):
 #               (Amit, Gutfreund & Sompolinsky 1985a). A blend of two is no minimum: half of its units are undecided;
 #   others      minima that blend more patterns, or none: the first of the spin-glass states that take over at high load.
 # P odd and N even make every N hᵢ odd, so that ties cannot happen.
+# For three patterns the mean counts can be summed exactly. Turn every unit so that pattern 1 is all +1: nothing changes
+# but names. A unit's column (ξᵢ¹, ξᵢ², ξᵢ³) is then one of four, and with m_ν = ξ^ν·s its field is
+#     N hᵢ = Σ_ν ξᵢ^ν m_ν - 3 sᵢ.
+# Units with equal columns feel the same sum, and a unit is stable if it has the sum's sign and |sum| ≥ 3: so in a minimum
+# all units of a class have one sign. That leaves 2⁴ candidates, decided by the sizes k₁ ... k₄ of the four classes alone,
+# and these have the probabilities N!/(k₁! k₂! k₃! k₄!) / 4^N.
 
 
 def all_states(n):
@@ -547,85 +786,122 @@ def classify(states, patterns):
     return kind
 
 
-def section_spurious(run):
-    """Counting all minima of a small net, the spurious ones soon outnumber the memories and catch most of the states."""
-    n, nets, names = run.config.enumerated_units, run.config.enumerated_nets, ["stored", "mirrored", "mixtures", "others"]
-    if n > 20:
-        sys.exit(f"[spurious] --enumerated-units must be at most 20: {n} have 2^{n} states, and all of them are visited")
-    states, loads, heights, outside, unpaired = all_states(n).to(run.device), [1, 3, 5, 7], [], 0, 0
-    for p in loads:
-        counts, caught = [], []
-        for net in range(nets):
-            patterns = random_patterns(p, n).to(run.device)
-            W = agreements(patterns)
-            minima = states[is_minimum(W, states)]
-            counts.append(torch.bincount(classify(minima, patterns), minlength=4))
-            unpaired += (classify(-minima, patterns) == 0).sum() != counts[-1][0]
-            if net < max(2, nets // 4):  # and where does each of the 2^N states flow?
-                ends = recall(W, states)
-                outside += (~is_minimum(W, ends)).sum()
-                caught.append(torch.bincount(classify(ends, patterns), minlength=4) / len(states))
-        counts, caught = torch.stack(counts).cpu(), torch.stack(caught).cpu()
-        for kind, name in enumerate(names):
-            reference = ("patterns", p) if kind < 2 else None
-            run.metric(f"{name}_P{p}", *mean_and_sem(counts[:, kind]), reference)
-        run.metric(f"states_caught_by_spurious_P{p}", *mean_and_sem(caught[:, 2:].sum(1)))
-        heights.append((counts.double().mean(0).numpy(), caught.double().mean(0).numpy()))
-    run.metric("nets_with_unequal_mirrors", unpaired, None, ("E(-s) = E(s)", 0), 0)
-    run.metric("runs_ending_outside_the_list", outside, None, (f"theorem, all {2**n} states", 0), 0)
+KINDS = {"stored": "teal", "mirrored": "paleturquoise", "mixtures": "goldenrod", "others": "0.55"}
 
+
+def exact_minima_of_three(n):
+    """Mean number of minima of each of KINDS in n units with three random patterns, by the classes above: (4,)."""
+    patterns, counts = torch.tensor([[1.0, 1, 1, 1], [1, 1, -1, -1], [1, -1, 1, -1]]), np.zeros(4)
+    for size in product(range(n + 1), repeat=3):
+        k = torch.tensor([*size, n - sum(size)])
+        if k[3] < 0:
+            continue
+        units, there = patterns.repeat_interleave(k, 1), k > 0
+        states = all_states(4)[:, there].unique(dim=0).repeat_interleave(k[there], 1)
+        minima = states[is_minimum(agreements(units), states)]
+        weight = math.exp(gammaln(n + 1) - gammaln(k.numpy() + 1).sum() - n * math.log(4))
+        counts += weight * torch.bincount(classify(minima, units), minlength=4).numpy()
+    return counts
+
+
+# Numbers of each of KINDS (nets, 4), shares of all states that flow to each (some nets, 4); nets in which some stored
+# minimum has no mirror; runs that end where there is no minimum.
+Minima = namedtuple("Minima", "counts caught n_unpaired n_outside")
+
+
+def measure_minima(p, n, n_nets, device):
+    """Enumerate the minima of `n_nets` nets; in a quarter of them, let all states flow."""
+    states, counts, caught, unpaired, outside = all_states(n).to(device), [], [], 0, 0
+    for net in range(n_nets):
+        patterns = random_patterns(p, n).to(device)
+        W = agreements(patterns)
+        minima = states[is_minimum(W, states)]
+        counts.append(torch.bincount(classify(minima, patterns), minlength=4))
+        unpaired += (classify(-minima, patterns) == 0).sum().item() != counts[-1][0].item()
+        if net < max(2, n_nets // 4):
+            ends = recall(W, states)
+            outside += (~is_minimum(W, ends)).sum().item()
+            caught.append(torch.bincount(classify(ends, patterns), minlength=4) / len(states))
+    return Minima(torch.stack(counts).cpu().double(), torch.stack(caught).cpu().double(), unpaired, outside)
+
+
+def draw_minima(found, n):
+    """Numbers of minima and the shares of the states that they catch; found {P: Minima} of nets of n units."""
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.5))
-    for ax, data in zip(axes, zip(*heights, strict=True), strict=True):
-        stacked = np.stack(data).T  # (kinds, loads)
-        for kind, color in enumerate(["tab:blue", "lightskyblue", "tab:orange", "tab:gray"]):
-            ax.bar([str(p) for p in loads], stacked[kind], 0.65, stacked[:kind].sum(0), color=color, label=names[kind])
+    for ax, name in zip(axes, ("counts", "caught"), strict=True):
+        rows = torch.stack([getattr(minima, name).mean(0) for minima in found.values()]).T.numpy()  # (kinds, loads)
+        for kind, (label, color) in enumerate(KINDS.items()):
+            ax.bar([str(p) for p in found], rows[kind], 0.65, rows[:kind].sum(0), color=color, label=label)
         ax.set_xlabel(f"patterns stored in {n} units, P")
     axes[0].set(ylabel="minima per net", title=f"The minima among all {2**n:,} states")
     axes[0].legend(loc="upper left")
-    axes[1].set(
-        ylabel="share of all states", title=f"Where they flow: {stacked[2:, -1].sum():.0%} to spurious minima at P = 7"
-    )
-    run.figure(fig, "minima")
+    axes[1].set(ylabel="share of all states", ylim=(0, 1))
+    axes[1].set_title(f"Where they flow: {rows[2:, -1].sum():.0%} to spurious minima at P = {max(found)}")
+    return fig
+
+
+def record_minima(run, p, minima, exact):
+    """The metrics of one number of patterns; exact (4,) mean counts or None."""
+    for kind, name in enumerate(KINDS):
+        mean, sem = mean_and_sem(minima.counts[:, kind])
+        against, within = (("patterns", p), None) if kind < 2 else (None, None)
+        if exact is not None:
+            against, within = ("exactly", exact[kind]), allowed(sem, len(minima.counts), 4)
+        run.metric(f"P = {p}: {name}", mean, sem, against, within)
+    run.metric(f"P = {p}: states caught by spurious minima", *mean_and_sem(minima.caught[:, 2:].sum(1)))
+
+
+def section_spurious(run):
+    """Counting all minima of a small net: those that nobody stored outnumber the memories once the load is high enough."""
+    n, nets = run.config.enumerated_units, run.config.enumerated_nets
+    if n > 20:
+        sys.exit(f"[spurious] --enumerated-units must be at most 20: {n} have 2^{n} states, and all of them are visited")
+    found = {p: measure_minima(p, n, nets, run.device) for p in (1, 3, 5, 7, 9)}
+    for p, minima in found.items():
+        record_minima(run, p, minima, exact_minima_of_three(n) if p == 3 else None)
+    unpaired, outside = (sum(minima[k] for minima in found.values()) for k in (2, 3))
+    run.metric("nets with unequal mirrors", unpaired, None, ("E(-s) = E(s)", 0), 0)
+    run.metric("runs that end outside the list", outside, None, (f"theorem, all {2**n} states", 0), 0)
+    run.figure(draw_minima(found, n), "minima")
+    sums = {p: minima.counts.mean(0) for p, minima in found.items()}
+    first = next((p for p, mean in sums.items() if mean[2:].sum() > mean[:2].sum()), None)
+    ratio = (first or 0) / n / theory_critical_load()[0]
+    where = f"from P = {first} on, {ratio:.1f} times the critical load of large nets" if first else "at none of these P"
+    run.say(f"spurious minima outnumber the patterns and their mirrors {where}")
 
 
 # %% 5. Better rules
-# Hebb's rule wastes the couplings. On the same patterns, with the same zero diagonal:
-#   Hebb            one pass, local.
-#   Storkey (1997)  one pass, local, but each pattern is corrected for what is stored already: with the field that i
-#                   would feel from all but j, hᵢⱼ = Σ_{k≠i,j} Wᵢₖ ξₖ = hᵢ - Wᵢⱼξⱼ,
-#                       Wᵢⱼ += (ξᵢξⱼ - ξᵢhⱼᵢ - hᵢⱼξⱼ)/N   =   (ξᵢξⱼ - ξᵢhⱼ - hᵢξⱼ + 2Wᵢⱼ)/N.
-#                   N/√(2 ln N) patterns without any error for large N; half of the patterns survive well beyond that.
-#   Pseudo-inverse  section 2: stores P < N patterns. At P = N it is W = 1, and without the diagonal nothing.
-#   Perceptron      unit i is a perceptron with N-1 inputs and P examples. Whenever ξᵢhᵢ ≤ 0: Wᵢⱼ += ξᵢξⱼ/N. It finds
-#                   couplings if there are any, in time. The price: Wᵢⱼ ≠ Wⱼᵢ, so (1) is no energy for it.
-# How much can *any* rule store? Of the 2^P ways to label P points in general position in N-1 dimensions,
+# Hebb's rule wastes the couplings. Beside the three rules of section 2, on the same patterns, with the same zero diagonal:
+#   Perceptron          unit i is a perceptron with N-1 inputs and P examples. Whenever ξᵢhᵢ ≤ 0: Wᵢⱼ += ξᵢξⱼ/N. It finds
+#                       couplings if there are any, in time. The price: Wᵢⱼ ≠ Wⱼᵢ, so (1) is no energy for it.
+#   Perceptron, margin  the same whenever ξᵢhᵢ ≤ K. The first rule stops as soon as every sign is right, however barely, and
+#                       a cue with one unit turned over may undo it. A larger K asks for more.
+# What counts is the *stability* κᵢ = min over patterns of ξᵢhᵢ/|Wᵢ|, the distance of the examples from unit i's plane.
+# As K grows the rule comes near the largest stability that any couplings have (Krauth & Mezard 1987). For N to infinity
+# Gardner (1988) computed it: P = αN random patterns can have stability κ if and only if
+#     1/α > ∫_{-κ}^∞ (t + κ)² φ(t) dt  =  (1 + κ²) Φ(κ) + κ φ(κ),         so α = 2 at κ = 0.
+# For given patterns the largest stability is a convex problem: minimise |W| under ξᵢ^μ (Wᵢ·ξ^μ) ≥ 1; then κ = 1/|W|. With
+# V the rows ξᵢ^μ ξ^μ (unit i left out), solve the non-negative least squares min |Vᵀλ|² + (1 - Σλ)²: from its residual r
+# = (Vᵀλ, Σλ - 1), W = -r_V/r_1 (Lawson & Hanson 1974, ch. 23). No residual means no couplings: a convex combination of the
+# rows is zero (Gordan's theorem).
+# How many units can be trained at all? Of the 2^P ways to label P points in general position in N-1 dimensions,
 #     C = 2 Σ_{k<N-1} binom(P-1, k)
 # can be cut off by a plane through the origin (Cover 1965). So a unit can be trained with probability C/2^P =
-# Pr[Binomial(P-1, ½) ≤ N-2]: one half at P = 2(N-1) and, as N grows, a step at α = 2, Gardner's (1988) bound.
-# Whether a unit can be trained is decided without training (Gordan's theorem): it cannot if and only if some convex
-# combination of the vectors ξᵢξ (unit i left out), one for each pattern, is zero: non-negative least squares.
+# Pr[Binomial(P-1, ½) ≤ N-2]: one half at P = 2(N-1) and, as N grows, a step at α = 2. (For patterns of ±1 in place of
+# points in general position the difference is exponentially small in N.)
+# Storkey's rule keeps N/√(2 ln N) patterns without any error for large N; half of them survive well beyond that.
 
 
-def storkey(patterns):
-    """Storkey's (1997) rule, one pattern after another. (..., P, N) -> (..., N, N)."""
-    W = torch.zeros_like(patterns.mT @ patterns)
-    for x in patterns[..., None].unbind(-3):  # (..., N, 1)
-        cross = x @ (W @ x).mT
-        W = W + (x @ x.mT - cross - cross.mT + 2 * W) / patterns.shape[-1]
-        W.diagonal(dim1=-2, dim2=-1).zero_()
-    return W
-
-
-def perceptron(patterns, n_epochs):
+def perceptron(patterns, n_epochs, margin=0.0):
     """The perceptron rule from Hebb's couplings on, for all units of all nets: (nets, P, N) -> (nets, N, N).
 
-    W[..., j, i] acts from j on i. Stops when all units are right on all patterns, or after `n_epochs` passes."""
+    W[..., j, i] acts from j on i. Stops when all units have ξᵢhᵢ > margin on all patterns, or after `n_epochs` passes."""
     W = agreements(patterns)  # N W stays whole, so "exactly zero" is no matter of rounding
     own = W.diagonal(dim1=-2, dim2=-1)  # a view: the rule below writes to it too, so the field leaves it out
     for _ in range(n_epochs):
         mistakes = 0
         for x in patterns.unbind(1):  # (nets, N)
-            wrong = x * (W @ x[..., None]).squeeze(-1) - own <= 0
+            wrong = x * (W @ x[..., None]).squeeze(-1) - own <= margin * patterns.shape[-1]
             mistakes = mistakes + wrong.sum()
             W.baddbmm_((x * wrong)[..., None], x[:, None])
         if not mistakes:
@@ -634,19 +910,44 @@ def perceptron(patterns, n_epochs):
     return W.mT.contiguous().mul_(1 / patterns.shape[-1])
 
 
-def cover(n_inputs, p):
-    """Share of the labellings of p points in general position that a perceptron without threshold can learn."""
+def stabilities(W, patterns):
+    """κ of each unit, (nets, N): the least ξᵢhᵢ/|Wᵢ| over patterns (nets, P, N); 0 for a unit without couplings."""
+    return ((patterns * (patterns @ W)) / W.norm(dim=1, keepdim=True).clamp(min=1e-9)).amin(1)
+
+
+def exact_stability(patterns, unit):
+    """The largest stability that any couplings give `unit` on patterns (P, N), numpy: 0 if it cannot be trained."""
+    vectors = np.delete(patterns * patterns[:, [unit]], unit, 1)
+    system = np.vstack([vectors.T, np.ones(len(vectors))])
+    weights, residual = nnls(system, np.eye(len(system))[-1])
+    if residual < 1e-6:
+        return 0.0
+    rest = system @ weights - np.eye(len(system))[-1]
+    return 1 / np.linalg.norm(rest[:-1] / rest[-1])
+
+
+def exact_trainable(n_inputs, p):
+    """Share of the labellings of p points in general position that a perceptron without threshold can learn (Cover)."""
     return binom.cdf(n_inputs - 1, p - 1, 0.5)
 
 
-def can_store(patterns, unit):
-    """Whether any couplings make `unit` right in all patterns (P, N), numpy: exact, by Gordan's theorem."""
-    vectors = np.delete(patterns * patterns[:, [unit]], unit, 1)
-    system = np.vstack([vectors.T, np.ones(len(vectors))])  # Σ λ ξᵢξ = 0 and Σ λ = 1 with λ ≥ 0: solvable?
-    return nnls(system, np.eye(len(system))[-1])[1] > 1e-6
+def theory_stability(load):
+    """The largest stability at a load below 2 for N to infinity (Gardner 1988)."""
+
+    def excess(k):
+        return (1 + k**2) * ndtr(k) + k * math.exp(-(k**2) / 2) / math.sqrt(2 * math.pi) - 1 / load
+
+    return brentq(excess, -5, 50)
 
 
-def load_at_half(loads, shares):
+def allowed_share(share, n):
+    """How far a share found in n independent trials may lie from its exact value: the binomial's own, one false alarm in
+    10,000."""
+    low, high = binom.ppf(5e-5, n, share) / n, binom.isf(5e-5, n, share) / n
+    return max(share - low, high - share)
+
+
+def crosses_half(loads, shares):
     """The load at which a falling curve first goes below one half, by straight lines between the points."""
     below = np.flatnonzero(np.asarray(shares) < 0.5)
     if not len(below) or not below[0]:
@@ -655,56 +956,134 @@ def load_at_half(loads, shares):
     return x0 + (y0 - 0.5) * (x1 - x0) / (y0 - y1)
 
 
+LOADS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 0.95, 1, 1.25, 1.5, 1.75, 2, 2.25)
+MARGIN = 4.0  # K: the larger, the nearer to the best couplings, and the more passes it takes
+MARGIN_LOADS = LOADS[: LOADS.index(0.9) + 1]  # beyond, this margin takes more and more passes
+
+
+# One rule at some loads: shares of patterns fixed and of cues recalled, of units right on all patterns, (loads, nets); and
+# the stability of each unit of the first net, (loads, N).
+Learned = namedtuple("Learned", "loads fixed recalled trained stability")
+
+
+def measure_rule(rule, patterns, cues, max_flips):
+    """A row of `Learned`: one rule at one load, on patterns and cues (nets, P, N)."""
+    W = rule(patterns)
+    right = patterns * (patterns @ W) > 1e-5  # beyond rounding: W = 0 stores nothing
+    recalled = ((recall(W, cues, max_flips=max_flips) * patterns).mean(-1) >= 0.9).float().mean(1)
+    rows = right.all(-1).float().mean(1), recalled, right.all(1).float().mean(1), stabilities(W, patterns)[0]
+    return [to_numpy(row) for row in rows]
+
+
+def measure_rules(n, n_nets, n_epochs, device):
+    """{rule: Learned} on the same patterns; and what the best couplings reach on those of the first net, (loads, N)."""
+    rules = RULES | {"perceptron": functools.partial(perceptron, n_epochs=n_epochs)}
+    rules["perceptron, margin"] = functools.partial(perceptron, n_epochs=n_epochs, margin=MARGIN)
+    rows, best = {name: [] for name in rules}, []
+    for load in Progress(LOADS, "rules"):
+        x = random_patterns(n_nets, max(2, round(load * n)), n).to(device)
+        cues, first = flipped(x, 0.1), x[0].cpu().double().numpy()
+        if load in MARGIN_LOADS:
+            best.append([exact_stability(first, unit) for unit in range(n)])
+        for name, rule in rules.items():
+            if name != "perceptron, margin" or load in MARGIN_LOADS:
+                rows[name].append(measure_rule(rule, x, cues, 20 * n))
+    found = {name: Learned(LOADS[: len(own)], *map(np.array, zip(*own, strict=True))) for name, own in rows.items()}
+    return found, np.array(best)
+
+
+def best_recall(found):
+    """The rule of {rule: Learned} that recalls most at a load of 0.5."""
+    return max(found, key=lambda name: found[name].recalled[LOADS.index(0.5)].mean())
+
+
+def measure_trainable(n, n_sets):
+    """{load: share of `n_sets` independent sets of patterns on which a unit can be trained at all}."""
+    shares = {}
+    for load in LOADS[LOADS.index(1.25) :]:
+        sets = random_patterns(n_sets, max(2, round(load * n)), n).double().numpy()
+        shares[load] = np.mean([exact_stability(patterns, 0) > 0 for patterns in sets])
+    return shares
+
+
+def draw_loads(found, n):
+    """Patterns that are fixed points, and patterns that come back, against the load; found {rule: Learned}."""
+    fig, axes = plt.subplots(1, 2, figsize=(12, 4.9), layout="constrained")
+    for name, learned in found.items():
+        for ax, shares in zip(axes, (learned.fixed, learned.recalled), strict=True):
+            ax.errorbar(learned.loads, *means_and_sems(shares), fmt="o-", ms=4, capsize=2, color=COLORS[name], label=name)
+    axes[0].set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of patterns that are fixed points, N = {n}", title="Stored")
+    axes[1].set(xlabel="load $\\alpha$ = P / N", ylabel="share recalled, 10 % of units flipped", xlim=(0, 1.3))
+    axes[1].set_title(f"Recalled: at a load of 0.5 most by {best_recall(found)}")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return fig
+
+
+def draw_units(found, best, trainable, n, n_sets):
+    """Units that a rule and that any rule trains, beside Cover; stabilities beside the largest, beside Gardner."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.9), layout="constrained")
+    patterns, shares = np.arange(n, round(2.25 * n) + 1), np.array(list(trainable.values()))
+    left.plot(patterns / n, exact_trainable(n - 1, patterns), "k--", label="any rule, Cover exactly")
+    bars = np.sqrt(shares * (1 - shares) / n_sets)
+    left.errorbar(list(trainable), shares, bars, fmt="kx", capsize=2, label="any rule, decided by least squares")
+    loads, rows = LOADS[-len(shares) :], means_and_sems(found["perceptron"].trained[-len(shares) :])
+    left.errorbar(loads, *rows, fmt="o-", ms=4, capsize=2, color=COLORS["perceptron"], label="perceptron")
+    left.set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of units right on all patterns, N = {n}")
+    left.set_title(f"At a load of 1.75 trained: {rows[0, 2]:.0%}, trainable: {shares[2]:.0%}")
+    left.legend(loc="lower left")
+    for name, own in found.items():
+        rows = means_and_sems(own.stability[: len(best)])
+        right.errorbar(MARGIN_LOADS, *rows, fmt="o-", ms=4, color=COLORS[name], label=name)
+    right.errorbar(MARGIN_LOADS, *means_and_sems(best), fmt="kx", label="best couplings, exactly")
+    line = np.linspace(0.15, 0.95, 50)
+    right.plot(line, [theory_stability(load) for load in line], "k--", label="Gardner, N to infinity")
+    right.set(xlabel="load $\\alpha$ = P / N", ylabel="stability $\\kappa$, mean of a net's units")
+    right.set(xlim=(0.12, 0.95), ylim=(-1.5, 3), title="How firmly the patterns are held")
+    right.legend(ncols=2, fontsize=9)
+    return fig
+
+
+def record_rules(run, found, best):
+    """Loads at which half of the patterns are fixed; recall and stability at some loads."""
+    n = best.shape[1]
+    references = {"pseudo-inverse": ("theorem, P < N", 1), "perceptron": ("Gardner, any rule", 2)}
+    references["Storkey"] = ("no error, 1/sqrt(2 ln N)", (2 * math.log(n)) ** -0.5)
+    for name, learned in found.items():
+        if name != "perceptron, margin":
+            halves = [crosses_half(learned.loads, curve) for curve in learned.fixed.T]
+            run.metric(f"{name}: load with half fixed", *mean_and_sem(halves), references.get(name))
+    for load in (0.4, 0.5, 0.6):
+        at = LOADS.index(load)
+        for name, learned in found.items():
+            run.metric(f"load {load}, {name}: recalled", *mean_and_sem(learned.recalled[at]), ("all", 1))
+        reference = ("Gardner, N to infinity", theory_stability(load))
+        for name in ("perceptron", "perceptron, margin"):
+            row = mean_and_sem(found[name].stability[at])
+            run.metric(f"load {load}, {name}: stability", *row, ("best couplings", best[at].mean()))
+        run.metric(f"load {load}, best couplings: stability", *mean_and_sem(best[at]), reference)
+    beyond = sum((own.stability[: len(best)] > best + 1e-3).sum() for own in found.values())
+    run.metric("units more stable than the best couplings", beyond, None, ("theorem", 0), 0)
+
+
 def section_rules(run):
-    """On the same patterns Storkey stores more than Hebb, the pseudo-inverse N, the perceptron towards 2 N, the bound."""
-    n, nets, n_epochs = run.config.rule_units, run.config.rule_nets, run.config.n_epochs
+    """On the same patterns other rules store more than Hebb's; a margin lets the perceptron's come back when damaged."""
+    config, n = run.config, run.config.rule_units
     if n < 2:
         sys.exit("[rules] --rule-units must be at least 2: a unit alone has no couplings")
-    loads = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 0.95, 1, 1.25, 1.5, 1.75, 2, 2.25]
-    rules = {"hebb": hebb, "storkey": storkey, "pseudo_inverse": pseudo_inverse}
-    rules["perceptron"] = functools.partial(perceptron, n_epochs=n_epochs)
-    fixed, healed, trained, possible = {name: [] for name in rules}, {name: [] for name in rules}, {}, {}
-    for load in Progress(loads, "rules"):
-        x = random_patterns(nets, max(2, round(load * n)), n).to(run.device)
-        cues = flipped(x, 0.1)
-        for name, rule in rules.items():
-            W = rule(x)
-            right = x * (x @ W) > 1e-5  # beyond rounding: W = 0 stores nothing
-            fixed[name].append(right.all(-1).float().mean(1).cpu().numpy())
-            ends = recall(W, cues, max_flips=20 * n)
-            healed[name].append(((ends * x).mean(-1) >= 0.9).float().mean().item())
-        if load > 1.1:
-            trained[load] = right.all(1).float().mean(1)
-            numbers = x.cpu().double().numpy()
-            possible[load] = mean_and_sem([np.mean([can_store(one, unit) for unit in range(n)]) for one in numbers])
-    references = {"hebb": None, "storkey": ("no error, 1/sqrt(2 ln N)", (2 * math.log(n)) ** -0.5)}
-    references |= {"pseudo_inverse": ("theorem, P < N", 1), "perceptron": ("Gardner, any rule", 2)}
-    for name, reference in references.items():
-        halves = [load_at_half(loads, curve) for curve in np.array(fixed[name]).T]
-        run.metric(f"load_half_fixed_{name}", *mean_and_sem(halves), reference)
-    for load, (mean, sem) in possible.items():
-        exact = cover(n - 1, round(load * n))
-        rare = math.sqrt(exact * (1 - exact) / (nets * n))  # where all nets agree, their spread says too little
-        run.metric(f"units_trainable_at_{load}", mean, sem, ("Cover, exactly", exact), 3 * max(sem, rare))
-        run.metric(f"units_trained_at_{load}", *mean_and_sem(trained[load]), ("Cover, any rule", exact))
-
-    fig, axes = plt.subplots(1, 2, figsize=(12, 4.5))
-    names = ["Hebb", "Storkey", "pseudo-inverse", f"perceptron, {n_epochs} passes"]
-    for name, label, color in zip(rules, names, ("tab:gray", "tab:green", "tab:blue", "tab:orange"), strict=True):
-        curve = [share.mean() for share in fixed[name]]
-        axes[0].plot(loads, curve, "o-", ms=4, color=color)
-        axes[0].text(load_at_half(loads, curve) - 0.05, 0.35, label, rotation=90, color=color, ha="right", va="center")
-        axes[1].plot(loads, healed[name], "o-", ms=4, color=color, label=label)
-    line = np.arange(n, round(2.25 * n) + 1)
-    axes[0].plot(line / n, cover(n - 1, line), "k--")
-    axes[0].errorbar(list(possible), *zip(*possible.values(), strict=True), fmt="kx")
-    axes[0].text(1.93, 0.3, "units any rule can train", rotation=90, ha="right", va="center")
-    axes[0].set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of patterns that are fixed points, N = {n}")
-    axes[0].set_title("Stored: each rule beats the one before")
-    axes[1].set(xlabel="load $\\alpha$ = P / N", ylabel="share recalled, 10 % of units flipped", xlim=(0, 1.3))
-    axes[1].set_title("Recalled: to store is not yet to correct")
-    axes[1].legend()
-    run.figure(fig, "loads")
+    found, best = measure_rules(n, config.rule_nets, config.n_epochs, run.device)
+    record_rules(run, found, best)
+    trainable = measure_trainable(n, config.n_labellings)
+    for load, share in trainable.items():
+        exact = exact_trainable(n - 1, max(2, round(load * n)))
+        within = allowed_share(exact, config.n_labellings) if n >= 16 else None  # fewer units: not in general position
+        run.metric(f"load {load}: units that any rule can train", share, None, ("Cover, exactly", exact), within)
+        trained = mean_and_sem(found["perceptron"].trained[LOADS.index(load)])
+        run.metric(f"load {load}: units that the perceptron trained", *trained, ("Cover, any rule", exact))
+    run.figure(draw_loads(found, n), "loads")
+    run.figure(draw_units(found, best, trainable, n, config.n_labellings), "units")
+    shares = {name: learned.recalled[LOADS.index(0.5)].mean() for name, learned in found.items()}
+    said = "; ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    run.say(f"at a load of 0.5 most patterns come back by the rule {best_recall(found)} ({said})")
 
 
 # %% 6. Noise
@@ -712,7 +1091,14 @@ def section_rules(run):
 #     P(+)/P(-) = exp(2hᵢ/T),   P(+) = σ(2hᵢ/T),   <sᵢ> = 2σ(2hᵢ/T) - 1 = tanh(hᵢ/T).       (σ(h/T) is the usual slip)
 # At low load the field near a pattern ξ is hᵢ = mξᵢ. Average over the units:  m = tanh(m/T). Expanded for small m,
 # m = m/T - m³/(3T³): a solution with m > 0 exists only below T = 1. There memory melts.
-# For P = 1 it is exact at any N: count σᵢ = sᵢξᵢ, M = Σσᵢ; then E = -(M² - N)/(2N), and <|m|> is a sum over N+1 values of M.
+# For P = 1 all is exact at any N: count σᵢ = sᵢξᵢ, M = Σσᵢ; then E = -(M² - N)/(2N), and every mean is a sum over N+1 values
+# of M. Where does a finite net melt? Binder's (1981) cumulant U = 1 - <m⁴>/(3<m²>²) is 2/3 where |m| has one value and 0
+# where m is Gaussian. The larger the net the steeper it falls in between, and the curves of two sizes cross near the
+# temperature of infinite nets: that measures T = 1 without knowing it.
+# At a load α the other patterns add a Gaussian noise of variance αr (Amit, Gutfreund & Sompolinsky 1987), z ~ N(0, 1):
+#     m = <tanh((m + √(αr) z)/T)>,    q = <tanh²((m + √(αr) z)/T)>,    r = q/(1-C)²,    C = (1-q)/T,
+# which is section 3(c) at T = 0 and m = tanh(m/T) at α = 0. It has a solution with m > 0 in a corner of the plane of α and
+# T, bounded by a line from (0, 1) to (0.138, 0): the phase diagram of memory.
 # Hopfield (1984) met the same equation without chance. Units with inputs u and graded outputs V = tanh(βu),
 #     du/dt = -u + WV,    L = -½ VᵀWV + Σᵢ ∫₀^Vᵢ (artanh v)/β dv,    dL/dt = -Σᵢ V'(uᵢ) (duᵢ/dt)² ≤ 0,
 # rest where V = tanh(βWV), the mean-field equation at T = 1/β. For one pattern, V = mξ with m = tanh(β(1 - 1/N)m).
@@ -726,20 +1112,6 @@ def glauber(W, s, temperature, n_sweeps=1):
             field = (s @ W[..., unit, :, None]).squeeze(-1)
             s[..., unit] = torch.where(coin < torch.sigmoid(2 * field / temperature), 1.0, -1.0)
     return s
-
-
-def one_pattern_overlap(n, temperature):
-    """Exact <|m|> for P = 1: sum over M = -n ... n of |M|/n with weight binom(n, (n+M)/2) exp((M² - n)/(2nT))."""
-    up = np.arange(n + 1)
-    m = 2 * up / n - 1
-    log_weight = n * m**2 / (2 * temperature) - gammaln(up + 1) - gammaln(n - up + 1)
-    weight = np.exp(log_weight - log_weight.max())
-    return np.abs(m) @ weight / weight.sum()
-
-
-def mean_field_overlap(temperature):
-    """The stable solution of m = tanh(m/T): positive below T = 1, zero from there on."""
-    return brentq(lambda m: m - math.tanh(m / temperature), 1e-9, 1) if temperature < 1 - 1e-9 else 0.0
 
 
 def graded_path(W, u, gain, n_steps, dt=0.1):
@@ -757,63 +1129,211 @@ def graded_energy(W, u, gain):
     return energy(W, V) + (V * u - log_cosh / gain).sum(-1)
 
 
-def section_noise(run):
-    """With temperature T the overlap follows m = tanh(m/T): memory melts at T = 1; graded units obey the same equation."""
-    n, n_chains, sweeps = run.config.glauber_units, run.config.n_chains, run.config.glauber_sweeps
-    temperatures, means = [0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.8], {}
-    for p, nets in ((1, 1), (5, max(2, n_chains // 4))):
-        x, per_net = random_patterns(nets, p, n).to(run.device), math.ceil(n_chains / nets)
-        s, W, total, burn = x[:, :1].repeat(1, per_net * len(temperatures), 1), hebb(x), 0, sweeps // 3
-        each = torch.tensor(temperatures, device=run.device).repeat(per_net)
-        for sweep in Progress(range(sweeps), f"noise, P = {p}"):
-            s = glauber(W, s, each)
-            if sweep >= burn:  # the largest overlap: in a small net chains do visit other patterns, and the mirror
-                total = total + (s @ x.mT / n).abs().amax(-1) / (sweeps - burn)
-        chains = total.unflatten(1, (per_net, -1))  # independent are the nets, or the chains of the one net
-        means[p] = np.array([mean_and_sem(t) for t in (chains[0] if nets == 1 else chains.mean(1)).unbind(-1)]).T
-    exact = [one_pattern_overlap(n, t) for t in temperatures]
-    for t in (0.4, 0.6, 0.8, 0.9, 1.0, 1.2):
-        k, limit = temperatures.index(t), mean_field_overlap(t)
-        mean, sem = means[1][:, k]
-        run.metric(f"overlap_P1_T{t}", mean, sem, ("exact at this N", exact[k]), allowed(sem))
-        known = allowed(sem, abs(exact[k] - limit))  # the limit's own error at this N
-        run.metric(f"overlap_P1_T{t}_limit", mean, sem, ("m = tanh(m/T)", limit), known)
-        run.metric(f"overlap_P5_T{t}", *means[5][:, k], ("m = tanh(m/T)", limit))
-    # m = tanh(m T_c/T) solved for T_c: every overlap in the cold phase is an estimate of where the hot one begins.
-    t, m, sem, truth = np.array(temperatures)[2:5], *means[1][:, 2:5], np.array(exact)[2:5]
-    if min(m) > 0 and max(*m, *truth) < 1 - 1e-6:
-        slope = t * (1 / (m * (1 - m**2)) - np.arctanh(m) / m**2)  # dT_c/dm
-        sem, finite = np.linalg.norm(slope * sem) / 3, (t * np.arctanh(truth) / truth).mean()
-        critical = (t * np.arctanh(m) / m).mean()
-        run.metric("melting_temperature", critical, sem, ("mean field", 1), allowed(sem, abs(finite - 1)))
-    else:
-        run.say("overlaps of 0 or 1 name no melting temperature: raise --glauber-units or --glauber-sweeps")
+def binder(m2, m4):
+    """U = 1 - <m⁴>/(3<m²>²)."""
+    return 1 - m4 / (3 * m2**2)
 
-    five, one, rises, traces = random_patterns(5, 100).double(), random_patterns(1, 100).double(), 0, {}
-    for gain in (0.5, 1.5, 3.0, 10.0):
-        u = 0.2 * torch.randn(100, 100, dtype=torch.float64)
-        traces[gain] = graded_energy(hebb(five), graded_path(hebb(five), u, gain, 400), gain)
-        rises += (traces[gain].diff(dim=0) > 1e-12 * 100).sum()  # what rounding can do to sums of this size
-        m = brentq(lambda m, gain=gain: m - math.tanh(0.99 * gain * m), 1e-6, 1) if gain > 1.02 else 0
-        V = torch.tanh(gain * graded_path(hebb(one), 0.1 * one, gain, 1000)[-1])
-        run.metric(f"graded_overlap_gain{gain:g}", (V * one).mean(), None, ("m = tanh(0.99 gain m)", m), 1e-6)
-    run.metric("graded_rises_of_L", rises, None, (f"theorem, in {4 * 100 * 400} steps", 0), 0)
 
+def exact_moment(n, temperature, power):
+    """<|m|^power> for P = 1: sum over M = -n ... n of |M/n|^power with weight binom(n, (n+M)/2) exp((M² - n)/(2nT))."""
+    up = np.arange(n + 1)
+    m = 2 * up / n - 1
+    log_weight = n * m**2 / (2 * temperature) - gammaln(up + 1) - gammaln(n - up + 1)
+    weight = np.exp(log_weight - log_weight.max())
+    return np.abs(m) ** power @ weight / weight.sum()
+
+
+def theory_low_load_overlap(temperature):
+    """The stable solution of m = tanh(m/T): positive below T = 1, zero from there on."""
+    return brentq(lambda m: m - math.tanh(m / temperature), 1e-9, 1) if temperature < 1 - 1e-9 else 0.0
+
+
+def theory_noisy_overlap(load, temperature, n_steps=400):
+    """m of the retrieval state at a load and a temperature (arrays), by iteration from m = q = 1."""
+    z = np.linspace(-7, 7, 201)  # narrow enough for the steps that tanh makes at low temperature
+    weight = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    load, temperature = np.broadcast_arrays(np.asarray(load, dtype=float), np.asarray(temperature, dtype=float))
+    m, q = np.ones(load.shape), np.ones(load.shape)
+    for _ in range(n_steps):
+        r = q / np.maximum(1 - (1 - q) / temperature, 1e-9) ** 2
+        outputs = np.tanh((m[..., None] + np.sqrt(load * r)[..., None] * z) / temperature[..., None])
+        m, q = outputs @ weight, outputs**2 @ weight
+    return m
+
+
+def theory_melting(loads):
+    """The highest temperature at which there is a retrieval state, for each of some loads, by bisection."""
+    low, high = np.full(len(loads), 0.02), np.full(len(loads), 1.1)
+    for _ in range(12):
+        middle = (low + high) / 2
+        there = theory_noisy_overlap(loads, middle) > 0.1
+        low, high = np.where(there, middle, low), np.where(there, high, middle)
+    return (low + high) / 2
+
+
+def observe(W, first, starts, temperatures, n_sweeps, label):
+    """Overlap with the pattern `first` (nets, N) of nets W (nets, N, N), where `starts` chains a net and temperature start.
+
+    Sweep by sweep, (sweeps, nets, starts, temperatures), the first third of the sweeps thrown away."""
+    target = first[:, None]
+    s, burn, path = target.repeat(1, starts * len(temperatures), 1), n_sweeps // 3, []
+    each = torch.tensor(temperatures, device=W.device).repeat(starts)
+    for sweep in Progress(range(n_sweeps), label):
+        s = glauber(W, s, each)
+        if sweep >= burn:
+            path.append((s * target).mean(-1).unflatten(1, (starts, -1)))
+    return torch.stack(path).double().cpu()
+
+
+def nets_of_loads(counts, n_nets, n, device):
+    """`n_nets` nets for each number of patterns in `counts`: Hebb's couplings (nets, N, N), and first patterns (nets, N)."""
+    sets = [random_patterns(n_nets, p, n).to(device) for p in counts]
+    return torch.cat([hebb(x) for x in sets]), torch.cat([x[:, 0] for x in sets])
+
+
+ONE_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5)
+BINDER_TEMPERATURES = (0.9, 0.95, 1.0, 1.05, 1.1)
+
+
+# One pattern in n units: <|m|> of each chain (chains, ONE_TEMPERATURES). For two sizes: Binder's cumulants of groups of
+# chains, (groups, 2, BINDER_TEMPERATURES), and the exact ones.
+Melting = namedtuple("Melting", "n overlap sizes cumulants exact")
+
+
+def crossing(cumulants):
+    """Where two sizes' cumulants (2, BINDER_TEMPERATURES) cross, by a line through their difference; nan if it is level."""
+    slope, start = np.polyfit(BINDER_TEMPERATURES, cumulants[1] - cumulants[0], 1)
+    return -start / slope if slope else math.nan
+
+
+def measure_melting(n, n_chains, n_sweeps, device, n_groups=12):
+    """Nets with one pattern: overlaps at N = n; Binder's cumulants at n/8 and n/2, from `n_groups` groups of chains."""
+    nets, sizes, cumulants = nets_of_loads([1], 1, n, device), [max(4, n // 8), max(8, n // 2)], []
+    overlap = observe(*nets, n_chains, ONE_TEMPERATURES, n_sweeps, "one pattern").abs().mean(0)[0]
+    for size in sizes:
+        nets = nets_of_loads([1], n_groups, size, device)
+        m = observe(*nets, n_chains // 4 + 1, BINDER_TEMPERATURES, 2 * n_sweeps, f"crossing, N = {size}")
+        cumulants.append(to_numpy(binder((m**2).mean((0, 2)), (m**4).mean((0, 2)))))
+    exact = [[binder(exact_moment(size, t, 2), exact_moment(size, t, 4)) for t in BINDER_TEMPERATURES] for size in sizes]
+    return Melting(n, overlap, sizes, np.stack(cumulants, 1), np.array(exact))
+
+
+POINT_LOADS, POINT_TEMPERATURES = (0.02, 0.04), (0.2, 0.3, 0.4)  # well inside the phase of memory
+GRID_LOADS = (0.01, 0.03, 0.05, 0.07, 0.09, 0.11, 0.13, 0.15, 0.17)
+GRID_TEMPERATURES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.05)
+
+
+# {(load, temperature): (overlap of each net, theory)}, where the two sizes have one load; the grid's loads, its mean
+# overlaps (loads, GRID_TEMPERATURES), and the same for N to infinity.
+Phases = namedtuple("Phases", "points loads grid theory")
+
+
+def measure_points(n, n_nets, n_sweeps, device):
+    """Overlaps from nets of n/2 and of n units, extrapolated in 1/N, as in `Phases`."""
+    points, both = {}, []
+    for size in (n // 2, n):
+        nets = nets_of_loads([max(1, round(load * size)) for load in POINT_LOADS], n_nets, size, device)
+        overlaps = observe(*nets, 1, POINT_TEMPERATURES, n_sweeps, f"noise, N = {size}").mean((0, 2))
+        both.append(overlaps.unflatten(0, (len(POINT_LOADS), -1)))
+    for k, load in enumerate(POINT_LOADS):
+        p = round(load * n)
+        if 2 * round(load * (n // 2)) == p > 0 and n % 2 == 0:
+            theory = theory_noisy_overlap(p / n, POINT_TEMPERATURES)
+            rows = zip(POINT_TEMPERATURES, (2 * both[1] - both[0])[k].T, theory, strict=True)
+            points |= {(load, t): (overlaps, reference) for t, overlaps, reference in rows}
+    return points
+
+
+def measure_phases(n, n_nets, n_sweeps, device):
+    """`Phases`: a quarter as many nets on the grid, of n/2 units."""
+    points, size = measure_points(n, n_nets, n_sweeps, device), n // 2
+    counts, each = sorted({max(1, round(load * size)) for load in GRID_LOADS}), n_nets // 4 + 1
+    found = observe(*nets_of_loads(counts, each, size, device), 1, GRID_TEMPERATURES, n_sweeps // 2 + 1, "phases")
+    grid, loads = found.mean((0, 2)).unflatten(0, (len(counts), each)).mean(1), np.array(counts) / size
+    return Phases(points, loads, to_numpy(grid), theory_noisy_overlap(loads[:, None], GRID_TEMPERATURES))
+
+
+GAINS = (0.5, 1.5, 3.0, 10.0)
+
+
+def measure_graded(n=100, n_runs=50, n_steps=400):
+    """{gain: (rises of L in runs with five patterns, where a net of one pattern rests)}, float64 on the CPU."""
+    five, one, found = hebb(random_patterns(5, n).double()), random_patterns(1, n).double(), {}
+    for gain in GAINS:
+        path = graded_path(five, 0.2 * torch.randn(n_runs, n, dtype=torch.float64), gain, n_steps)
+        rises = (graded_energy(five, path, gain).diff(dim=0) > 1e-10).sum().item()  # 1e-10: rounding in sums of about 100
+        outputs = torch.tanh(gain * graded_path(hebb(one), 0.1 * one, gain, 1000)[-1])
+        found[gain] = rises, (outputs * one).mean().item()
+    return found
+
+
+def draw_melting(found):
+    """One pattern: overlap against temperature, and the cumulants of two sizes, which cross where it melts."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
-    m = np.linspace(1 - 1e-9, 1e-3, 2000)
-    left.plot(np.r_[m / np.arctanh(m), 1.9], np.r_[m, 0], "k--", label="m = tanh(m/T)")
-    fine = np.linspace(0.15, 1.9, 80)
-    left.plot(fine, [one_pattern_overlap(n, t) for t in fine], "k:", label=f"exact, P = 1, N = {n}")
-    for p, color in ((1, "tab:blue"), (5, "tab:orange")):
-        left.errorbar(temperatures, *means[p], color=color, fmt="o", ms=5, capsize=2, label=f"Glauber, P = {p}")
-    left.set(xlabel="temperature T", ylabel="largest overlap |m| with a pattern", title="Memory melts at T = 1")
+    fine = np.linspace(0.15, 1.5, 200)
+    left.plot(fine, [theory_low_load_overlap(t) for t in fine], "k--", label="m = tanh(m/T), N to infinity")
+    left.plot(fine, [exact_moment(found.n, t, 1) for t in fine], "k:", label=f"exact, N = {found.n}")
+    rows = means_and_sems(found.overlap.T)
+    left.errorbar(ONE_TEMPERATURES, *rows, color="teal", fmt="o", ms=5, capsize=2, label=f"Glauber, N = {found.n}")
+    left.set(xlabel="temperature T", ylabel="overlap |m| with the pattern", title="One pattern: memory fades towards T = 1")
     left.legend()
-    for gain, color in ((1.5, "tab:blue"), (3.0, "tab:orange"), (10.0, "tab:gray")):
-        lines = right.plot(0.1 * np.arange(151), traces[gain][:151, :8] / 100, color=color, alpha=0.7)
-        lines[0].set_label(f"gain {gain:g}, T = {1 / gain:.2g}")
-    right.set(xlabel="time", ylabel="L per unit", title="Graded units: L only falls")
+    for k, (size, color) in enumerate(zip(found.sizes, (SIZES[1], SIZES[3]), strict=True)):
+        rows = means_and_sems(found.cumulants[:, k].T)
+        right.errorbar(BINDER_TEMPERATURES, *rows, color=color, fmt="o", ms=5, capsize=2, label=f"Glauber, N = {size}")
+        right.plot(BINDER_TEMPERATURES, found.exact[k], ":", color=color, label=f"exact, N = {size}")
+    right.axvline(1, color="k", ls="--", label="T = 1")
+    right.set(xlabel="temperature T", ylabel="Binder's cumulant U")
+    right.set_title(f"The two sizes cross at T = {np.mean([crossing(one) for one in found.cumulants]):.3f}")
     right.legend()
-    run.figure(fig, "melting")
+    return fig
+
+
+def draw_phase_diagram(phases, agree):
+    """The plane of load and temperature: what nets keep, beside the line of the theory."""
+    fig, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
+    mesh = ax.pcolormesh(phases.loads, GRID_TEMPERATURES, phases.grid.T, cmap="magma", vmin=0, vmax=1, shading="nearest")
+    fig.colorbar(mesh, ax=ax, label="overlap with the pattern, measured")
+    line = theory_critical_load()[0] * (1 - np.cos(np.linspace(0.1, 1, 16) * math.pi)) / 2  # dense at both ends
+    ax.plot(line, theory_melting(line), "w-", lw=3, label="theory: memory below this line")
+    ax.set(xlabel="load $\\alpha$ = P / N", ylabel="temperature T")
+    ax.set_title(f"Where memory lives: {agree:.0%} of the cells as theory has them")
+    ax.legend(loc="upper right", facecolor="0.3", labelcolor="w")
+    return fig
+
+
+def record_melting(run, found):
+    """The metrics of one pattern, beside exact sums at the same N."""
+    for k, t in enumerate(ONE_TEMPERATURES):
+        (mean, sem), exact = mean_and_sem(found.overlap[:, k]), exact_moment(found.n, t, 1)
+        run.metric(f"P = 1, T = {t}: overlap", mean, sem, ("exact at this N", exact), allowed(sem, len(found.overlap)))
+    crossings, exact = [crossing(one) for one in found.cumulants], crossing(found.exact)
+    mean, sem = mean_and_sem(crossings)
+    if not math.isfinite(mean):
+        return run.say("cumulants of two sizes that are alike do not cross: raise --glauber-units or --glauber-sweeps")
+    run.metric("T at which Binder's cumulants cross", mean, sem, ("exact sums", exact), allowed(sem, len(crossings)))
+    return run.metric("the same from exact sums", exact, None, ("mean field, N to infinity", 1))
+
+
+def section_noise(run):
+    """With temperature T the overlap follows m = tanh(m/T), and other patterns add their own noise: a phase diagram."""
+    n, n_chains, n_sweeps = run.config.glauber_units, run.config.n_chains, run.config.glauber_sweeps
+    if n < 4:
+        sys.exit(f"[noise] --glauber-units must be at least 4, since nets of a half are compared, not {n}")
+    melting = measure_melting(n, n_chains, n_sweeps, run.device)
+    record_melting(run, melting)
+    run.figure(draw_melting(melting), "melting")
+    phases = measure_phases(n, n_chains, n_sweeps, run.device)
+    for (load, t), (overlaps, theory) in phases.points.items():
+        (mean, sem), reference = mean_and_sem(overlaps), ("Amit, Gutfreund, Sompolinsky", theory)
+        run.metric(f"load {load}, T = {t}: overlap, 1/N to 0", mean, sem, reference, allowed(sem, n_chains))
+    agree = np.mean((phases.grid > 0.5) == (phases.theory > 0.5))
+    run.metric("cells of the phase diagram as in theory", agree, None, ("all", 1))
+    run.figure(draw_phase_diagram(phases, agree), "phases")
+    for gain, (rises, overlap) in measure_graded().items():
+        reference = ("m = tanh(0.99 gain m)", theory_low_load_overlap(1 / (0.99 * gain)))
+        run.metric(f"graded units, gain {gain:g}: overlap", overlap, None, reference, 1e-6)
+        run.metric(f"graded units, gain {gain:g}: rises of L", rises, None, ("theorem, 20000 steps", 0), 0)
+    run.say(f"{agree:.0%} of the cells of the phase diagram lie on the side of m = 1/2 that theory gives them")
 
 
 # %% 7. Modern Hopfield networks
@@ -822,12 +1342,20 @@ def section_noise(run):
 #     E(s) = -Σ_μ F(ξ^μ·s),  F(x) = xⁿ,    sᵢ <- sign Σ_μ [F(c_μ + ξᵢ^μ) - F(c_μ - ξᵢ^μ)],    c_μ = Σ_{j≠i} ξⱼ^μ sⱼ.
 # At a pattern, it contributes Nⁿ - (N-2)ⁿ ≈ 2n Nⁿ⁻¹; each other one a random sign times G(c) = (c+1)ⁿ - (c-1)ⁿ, with c a sum
 # of N-1 coins, of variance E[G²] ≈ 4n² (2n-3)!! Nⁿ⁻¹. A given error rate is reached at P proportional to Nⁿ⁻¹.
-# With exponential wells P may grow exponentially. For real-valued states that is (5), with
+# Exactly: the noise is a sum of P-1 independent terms ±G(c_μ), with the characteristic function φ(t)^(P-1), where
+# φ(t) = E cos(tG(c)) is a sum over N values of c. Gil-Pelaez's inversion gives the error rate,
+#     P(noise < -a) + ½ P(noise = -a) = ½ - (1/π) ∫₀^∞ sin(ta) φ(t)^(P-1) dt/t,      a = Nⁿ - (N-2)ⁿ.
+# With exponential wells, F(x) = eˣ, P may grow exponentially: random patterns come back in one step from a share ρ of
+# flipped units, with probability 1 as N grows, if P = exp(αN) and α < I(1-2ρ)/2 (Demircigil et al. 2017), where
+#     I(x) = ½ ((1+x) ln(1+x) + (1-x) ln(1-x)).
+# For real-valued states the exponential wells are (5), with
 #     lse(β, z) = (1/β) log Σ_μ exp(βz_μ).
 # Its update can only descend: lse is convex, so it lies above its tangent at ξ; replace it by the tangent, and minimise
 #     -ξ'ᵀ Xᵀ softmax(βXξ) + ½|ξ'|²     over ξ':     ξ' = Xᵀ softmax(βXξ).
 # Call ξ the query, X the keys and the values, β = 1/√d: this is the attention of transformers (Ramsauer et al. 2020).
 # The price is plain: X itself is kept, P·N numbers, and for β -> ∞ one step is a search for the nearest neighbour.
+# But nearest in the sense of the largest x·ξ, and patterns of unequal length are not equal before a dot product: the long
+# ones win. Since -½|x - ξ|² = x·ξ - ½|x|² - ½|ξ|², the term -½|x|² inside the softmax makes it a matter of distance.
 
 
 def polynomial_energy(patterns, s, degree):
@@ -846,24 +1374,11 @@ def polynomial_field(patterns, s, degree):
     return 0.5 * s * (below - above).sum(1, keepdim=True) + 0.5 * (below + above) @ patterns
 
 
-def polynomial_load(n, degree, error):
-    """The P at which one step from a pattern gets a share `error` of units wrong: Gaussian noise, exact moments."""
-    c = 2.0 * np.arange(n) - (n - 1)
-    variance = binom.pmf(np.arange(n), n - 1, 0.5) @ ((c + 1) ** degree - (c - 1) ** degree) ** 2
-    return 1 + ((n**degree - (n - 2.0) ** degree) / ndtri(error)) ** 2 / variance
-
-
-def measured_load(n, degree, error, device="cpu"):
-    """`polynomial_load` measured on one net. A tie is half wrong, and Gaussian noise makes probit(error) ~ -1/√P: a line
-    through five points (log -probit, log P)."""
-    counts = [max(4, round(factor * polynomial_load(n, degree, error))) for factor in (0.5, 0.7, 1, 1.4, 2)]
-    patterns, logs = random_patterns(counts[-1], n).to(device), []
-    for p in counts:
-        start = patterns[: min(p, 50)]
-        pull = polynomial_field(patterns[:p], start, degree) * start
-        wrong = 0.5 * ((pull < 0).float() + (pull <= 0).float()).mean().item()
-        logs.append(math.log(-ndtri(min(max(wrong, 0.5 / start.numel()), 0.45))))
-    return math.exp(np.polyval(np.polyfit(logs, np.log(counts), 1), math.log(-ndtri(error))))
+def exponential_field(patterns, s):
+    """The same for F(x) = exp(x), over exp(N) to keep it in range: with c = o - a it is Σ_μ a exp(o - a - N) 2 sinh 1."""
+    overlap = s @ patterns.T
+    own = overlap.unsqueeze(-1) - patterns * s.unsqueeze(1)  # c for each state, pattern and unit: (B, P, N)
+    return (patterns * (own - patterns.shape[1]).exp()).sum(1) * 2 * math.sinh(1)
 
 
 def softmax_energy(patterns, state, beta):
@@ -877,6 +1392,11 @@ def softmax_update(patterns, state, beta):
     return (beta * state @ patterns.T).softmax(1) @ patterns
 
 
+def distance_update(patterns, state, beta):
+    """The same by distance, softmax of -β|x - ξ|²/2: for patterns of unequal length. (P, d), (B, d) -> (B, d)."""
+    return (beta * (state @ patterns.T - 0.5 * patterns.square().sum(1))).softmax(1) @ patterns
+
+
 def settle(patterns, state, beta, max_steps=200):
     """`softmax_update` until it moves by less than 1e-4: (P, d), (B, d) -> (B, d)."""
     for _ in range(max_steps):
@@ -886,77 +1406,214 @@ def settle(patterns, state, beta, max_steps=200):
     return state
 
 
-def section_modern(run):
-    """Sharper wells hold about N^(n-1) patterns; a softmax well recalls in one step, and that step is attention."""
-    nets, error, n_cues = run.config.modern_nets, 0.01, run.config.n_cues
-    if run.config.modern_units < 64:
-        sys.exit("[modern] --modern-units must be at least 64: smaller nets hold too few patterns to count")
-    factors = {2: (1, 2, 4, 8), 3: (0.375, 0.5, 0.75, 1, 1.5), 4: (0.375, 0.5, 0.75, 1)}
-    sizes = {degree: [round(factor * run.config.modern_units) for factor in row] for degree, row in factors.items()}
+def crosstalk(n, degree):
+    """The terms ±G(c)/Nⁿ of the noise, (N,), the probabilities of c, and the pattern's own term."""
+    c = 2.0 * np.arange(n) - (n - 1)
+    return ((c + 1) / n) ** degree - ((c - 1) / n) ** degree, binom.pmf(np.arange(n), n - 1, 0.5), 1 - (1 - 2 / n) ** degree
+
+
+def exact_polynomial_error(n, degree, p):
+    """Share of units that one step from a pattern gets wrong, ties half: Gil-Pelaez's integral up to 12 standard deviations
+    of the characteristic function (beyond, it repeats itself and speaks of the lattice only). p may be no whole number."""
+    terms, weight, own = crosstalk(n, degree)
+    t = (np.arange(1500) + 0.5) * 12 / 1500 / math.sqrt((p - 1) * (weight @ terms**2))
+    phi = np.cos(np.outer(t, terms)) @ weight
+    return 0.5 - (np.sin(t * own) / t * np.sign(phi) * np.abs(phi) ** (p - 1)).sum() * 2 * t[0] / math.pi
+
+
+@functools.cache
+def exact_polynomial_load(n, degree, error):
+    """The P at which `exact_polynomial_error` is `error`, sought around that of Gaussian noise of the same variance."""
+    terms, weight, own = crosstalk(n, degree)
+    start = math.log(1 + (own / ndtri(error)) ** 2 / (weight @ terms**2))
+    return math.exp(brentq(lambda x: exact_polynomial_error(n, degree, math.exp(x)) - error, start - 0.5, start + 0.5))
+
+
+def theory_exponential_rate(share):
+    """The α up to which exp(αN) patterns come back from a `share` of flipped units (Demircigil et al. 2017, theorem 3)."""
+    x = 1 - 2 * share
+    return ((1 + x) * math.log(1 + x) - entr(1 - x)) / 4
+
+
+WELLS = {2: ("tab:gray", (1, 2, 4, 8)), 3: ("tab:cyan", (0.375, 0.5, 0.75, 1, 1.5)), 4: ("tab:pink", (0.375, 0.5, 0.75, 1))}
+ERROR = 0.01  # share of units wrong that defines a load
+
+
+# Patterns at which one step gets ERROR of the units wrong: sizes, measured loads (nets, sizes), exact ones (sizes,), and the
+# exponents of both, (nets,) and a number.
+Wells = namedtuple("Wells", "sizes loads exact exponents exact_exponent")
+
+
+def measured_load(n, degree, device="cpu"):
+    """The load of one net. A tie is half wrong, and Gaussian noise makes probit(error) ~ -1/√P: a line through five points
+    (log -probit, log P)."""
+    counts = [max(4, round(factor * exact_polynomial_load(n, degree, ERROR))) for factor in (0.5, 0.7, 1, 1.4, 2)]
+    patterns, logs = random_patterns(counts[-1], n).to(device), []
+    for p in counts:
+        start = patterns[: min(p, 100, max(10, 5_200_000 // counts[-1]))]  # by time
+        pull = polynomial_field(patterns[:p], start, degree) * start
+        wrong = 0.5 * ((pull < 0).double() + (pull <= 0).double()).mean().item()
+        logs.append(math.log(-ndtri(min(max(wrong, 0.5 / start.numel()), 0.45))))
+    return math.exp(np.polyval(np.polyfit(logs, np.log(counts), 1), math.log(-ndtri(ERROR))))
+
+
+def measure_wells(n_units, n_nets, device):
+    """{degree: Wells} at sizes up to some times n_units."""
+    found = {}
+    for degree, (_, factors) in WELLS.items():
+        sizes = [round(factor * n_units) for factor in factors]
+        loads = np.array([[measured_load(n, degree, device) for n in sizes] for _ in range(n_nets)])
+        exact = np.array([exact_polynomial_load(n, degree, ERROR) for n in sizes])
+        found[degree] = Wells(sizes, loads, exact, *(np.polyfit(np.log(sizes), np.log(p).T, 1)[0] for p in (loads, exact)))
+    return found
+
+
+def measure_exponential(sizes, n_nets, device, share=0.1):
+    """{N: (P, units wrong with exponential wells (nets,), with Hebb's (nets,))}: one step from a `share` of flipped units.
+
+    P = exp(αN) at nine tenths of the rate of Demircigil et al.; 20 cues a net."""
+    found = {}
+    for n in sizes:
+        p, wrong = round(math.exp(0.9 * theory_exponential_rate(share) * n)), []
+        for _ in range(n_nets):
+            patterns = random_patterns(p, n).to(device)
+            stored = patterns[:20]
+            cues = flipped(stored, share)
+            fields = exponential_field(patterns, cues), polynomial_field(patterns, cues, 2)
+            wrong.append([(field * stored <= 0).double().mean().item() for field in fields])
+        found[n] = p, *np.array(wrong).T
+    return found
+
+
+def check_attention(keys, queries):
+    """Largest gap to torch's attention on keys (P, d), queries (B, d); rises of E and steps on random keys, float64."""
+    attention = torch.nn.functional.scaled_dot_product_attention(queries[None], keys[None], keys[None])[0]
+    gap = (softmax_update(keys, queries, keys.shape[1] ** -0.5) - attention).abs().max().item()
+    keys, rises, betas = torch.randn(50, 20, dtype=torch.float64), 0, (0.05, 0.3, 1.0, 10.0)
+    for beta in betas:
+        state = torch.randn(500, 20, dtype=torch.float64)
+        for _ in range(20):
+            before, state = state, softmax_update(keys, state, beta)
+            rises += (softmax_energy(keys, state, beta) > softmax_energy(keys, before, beta) + 1e-12).sum().item()
+    return gap, rises, 500 * 20 * len(betas)
+
+
+SHOWN_BETAS = (0, 9, 10, 12, 13, 20)
+# All digits in 64 units: how many; {(kind of cue, rule): which cues come back (cues,)}; {kind: share whose nearest neighbour
+# is right}; betas, and patterns in the mean at rest, exp(entropy of the weights) (betas, cues); pictures of eight cues:
+# stored, cue, what three rules recall; and at rest at SHOWN_BETAS, each (8, 64).
+ManyDigits = namedtuple("ManyDigits", "n hits nearest betas blended pictures at_rest")
+
+
+def measure_digits(x, n_cues):
+    """`ManyDigits` of different pictures x (P, 64)."""
+    chosen = x[torch.randperm(len(x))[:n_cues].to(x.device)]
+    cues, unknown = flipped(chosen, 0.1), occluded(chosen, 0.0)  # a real-valued state may say "I do not know"; a net of ±1
+    hits, nearest, ends = {}, {}, {}  # starts from blank
+    for kind, cue, start in (("10 % flipped", cues, cues), ("half hidden", unknown, occluded(chosen))):
+        nearest[kind] = (x[(cue @ x.T).argmax(1)] == chosen).all(1).double().mean().item()
+        ends = {name: recall(RULES[name](x), start) for name in ("Hebb", "pseudo-inverse")}
+        ends["softmax"] = softmax_update(x, cue, 4.0).sign()
+        hits |= {(kind, rule): (end == chosen).all(1).cpu() for rule, end in ends.items()}
+    betas = torch.logspace(-1.5, 0.5, 21)
+    rest = [settle(x, cues[:100], beta.item()) for beta in betas]
+    weights = torch.stack([(beta * state @ x.T).softmax(1) for beta, state in zip(betas.tolist(), rest, strict=True)])
+    blended = to_numpy(torch.special.entr(weights).sum(-1).exp())
+    pictures = [picture[:8] for picture in (chosen, unknown, *ends.values())]
+    return ManyDigits(len(x), hits, nearest, betas.numpy(), blended, pictures, [rest[k][:8] for k in SHOWN_BETAS])
+
+
+def measure_grey(n_cues, device, noise=0.2):
+    """{by: which noisy grey digits come back (cues,)}, and how long the dot product's choices are, in means of all |x|."""
+    x = torch.tensor(load_digits().data, dtype=torch.float32, device=device).div(16).unique(dim=0)
+    chosen = torch.randperm(len(x))[:n_cues].to(device)
+    cues = x[chosen] + noise * torch.randn(len(chosen), 64).to(device)
+    hits, winners = {}, {}
+    for by, update in (("dot product", softmax_update), ("distance", distance_update)):
+        winners[by] = torch.cdist(update(x, cues, 100.0), x).argmin(1)
+        hits[by] = (winners[by] == chosen).cpu()
+    return hits, (x[winners["dot product"]].norm(dim=1).mean() / x.norm(dim=1).mean()).item()
+
+
+def draw_capacity(wells, digits_found):
+    """Loads against N for three wells, and how many patterns the softmax step blends."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5))
-    for (degree, ns), color in zip(sizes.items(), ("tab:gray", "tab:blue", "tab:orange"), strict=True):
-        loads = np.array([[measured_load(n, degree, error, run.device) for n in ns] for _ in range(nets)])
-        exact = [polynomial_load(n, degree, error) for n in ns]
-        mean, sem = mean_and_sem(np.polyfit(np.log(ns), np.log(loads).T, 1)[0])  # one exponent per set of nets
-        finite = np.polyfit(np.log(ns), np.log(exact), 1)[0]
-        known = allowed(sem, abs(finite - (degree - 1)))  # the limit's own error at these N
-        run.metric(f"exponent_n{degree}", mean, sem, ("n - 1", degree - 1), known)
-        run.metric(f"exponent_n{degree}_finite", mean, sem, ("exact moments, same N", finite), allowed(sem))
-        left.plot(ns, exact, "k--", label="theory" if degree == 2 else None)
-        left.plot(ns, loads.mean(0), "o", color=color, label=f"$x^{degree}$: exponent {mean:.2f} ± {sem:.2f}")
+    for (degree, found), (color, _) in zip(wells.items(), WELLS.values(), strict=True):
+        mean, sem = mean_and_sem(found.exponents)
+        left.plot(found.sizes, found.exact, "k--", lw=1, label="exactly" if degree == 2 else None)
+        rows, label = means_and_sems(found.loads.T), f"$x^{degree}$: exponent {mean:.2f} ± {sem:.2f}"
+        left.errorbar(found.sizes, *rows, fmt="o", color=color, capsize=3, label=label)
     left.set(xscale="log", yscale="log", xlabel="units N", ylabel="patterns at 1 % of units wrong, P")
     left.set_xticks([64, 128, 256, 512, 1024], ["64", "128", "256", "512", "1024"])
     left.minorticks_off()
     left.set_title("Sharper wells: capacity grows as $N^{n-1}$")
-    left.legend(fontsize=9, loc=(0.51, 0.36))
-
-    x = digits()[0].unique(dim=0).to(run.device)
-    chosen = x[torch.randperm(len(x))[:n_cues].to(run.device)]
-    cues = flipped(chosen, 0.1)
-    query, keys = cues.cpu().double(), x.cpu().double()
-    attention = torch.nn.functional.scaled_dot_product_attention(query[None], keys[None], keys[None])[0]
-    gap = (softmax_update(keys, query, 64**-0.5) - attention).abs().max()
-    run.metric("largest_gap_to_attention", gap, None, ("scaled_dot_product_attention", 0), 1e-6)
-    keys, rises = torch.randn(50, 20, dtype=torch.float64), 0
-    for beta in (0.05, 0.3, 1.0, 10.0):
-        state = torch.randn(500, 20, dtype=torch.float64)
-        for _ in range(20):
-            before, state = state, softmax_update(keys, state, beta)
-            rises += (softmax_energy(keys, state, beta) > softmax_energy(keys, before, beta) + 1e-12).sum()
-    run.metric("softmax_rises_of_E", rises, None, ("theorem, in 40000 updates", 0), 0)
-    unknown = occluded(chosen, 0.0)  # a real-valued state may say "I do not know"; a net of ±1 starts from blank
-    for name, cue, start in (("flipped", cues, cues), ("hidden", unknown, occluded(chosen))):
-        nearest = (x[(cue @ x.T).argmax(1)] == chosen).all(1).float().mean()
-        ends = {"hebb": recall(hebb(x), start), "pseudo_inverse": recall(pseudo_inverse(x), start)}
-        for rule, end in (ends | {"softmax": softmax_update(x, cue, 4.0).sign()}).items():
-            hits = mean_and_sem((end == chosen).all(1))
-            run.metric(f"{name}_digits_recalled_{rule}", *hits, ("nearest neighbour", nearest))
-
-    betas = torch.logspace(-1.5, 0.5, 21)
-    rest = [settle(x, cues[:100], beta.item()) for beta in betas]
-    weights = torch.stack([(beta * state @ x.T).softmax(1) for beta, state in zip(betas.tolist(), rest, strict=True)])
-    blended, betas = to_numpy(torch.special.entr(weights).sum(-1).exp()), betas.numpy()  # (betas, cues)
-    run.metric("patterns_blended_at_small_beta", *mean_and_sem(blended[0]), ("all of them", len(x)))
-    run.metric("patterns_blended_at_large_beta", *mean_and_sem(blended[-1]), ("one", 1))
-    right.plot(betas, np.median(blended, 1), "o-", ms=4, color="tab:orange", label="median cue")
+    left.legend(fontsize=9, loc="upper right")
+    betas, blended = digits_found.betas, digits_found.blended
+    right.plot(betas, np.median(blended, 1), "o-", ms=4, color=COLORS["softmax"], label="median cue")
     band = np.quantile(blended, (0.1, 0.9), axis=1)
-    right.fill_between(betas, *band, color="tab:orange", alpha=0.2, lw=0, label="10-90 % of cues")
-    for level in (1, len(x)):
+    right.fill_between(betas, *band, color=COLORS["softmax"], alpha=0.2, lw=0, label="10-90 % of cues")
+    for level in (1, digits_found.n):
         right.axhline(level, color="k", ls="--", lw=1)
     right.set(xscale="log", yscale="log", xlabel="inverse temperature $\\beta$", ylabel="patterns blended, exp(entropy)")
-    right.set_title(f"From the mean of all {len(x)} patterns to one of them")
+    ends = np.median(blended, 1)[[0, -1]]
+    right.set_title(f"Blended at rest: {ends[0]:.0f} patterns, at last {ends[1]:.2g}")
     right.legend()
-    run.figure(fig, "capacity")
+    return fig
 
+
+def draw_digits(found):
+    """What three rules make of half a digit, and what the softmax step rests at."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6))
-    blank, some = occluded(chosen[:8]), unknown[:8]
-    ends = [recall(hebb(x), blank), recall(pseudo_inverse(x), blank), softmax_update(x, some, 4.0)]
     labels = ["stored", "cue", "Hebb", "pseudo-\ninverse", "softmax,\none step"]
-    show_pictures(left, [chosen[:8], some, *ends], 8, labels, f"{len(x)} digits in 64 units, upper half unknown")
-    shown = [0, 9, 10, 12, 13, 20]
-    labels = [f"$\\beta$ = {betas[k]:.2g}" for k in shown]
-    show_pictures(right, [rest[k][:8] for k in shown], 8, labels, "At rest: mean, clusters, single digits")
-    run.figure(fig, "digits")
+    show_pictures(left, found.pictures, 8, labels, f"{found.n} digits in 64 units, upper half unknown")
+    labels = [f"$\\beta$ = {found.betas[k]:.2g}" for k in SHOWN_BETAS]
+    show_pictures(right, found.at_rest, 8, labels, "At rest: mean, clusters, single digits")
+    return fig
+
+
+def record_wells(run, wells, exponential):
+    """Exponents beside the exact ones at the same N, and beside n - 1; and exponential wells beside Hebb's."""
+    for degree, found in wells.items():
+        (mean, sem), exact = mean_and_sem(found.exponents), found.exact_exponent
+        run.metric(f"wells x^{degree}: exponent of N", mean, sem, ("exactly, same N", exact), allowed(sem, len(found.loads)))
+        run.metric(f"wells x^{degree}: exact exponent", exact, None, ("N to infinity", degree - 1))
+    for n, (p, wells_wrong, hebb_wrong) in exponential.items():
+        reference = ("Hebb, same cues", hebb_wrong.mean())
+        run.metric(f"wells e^x, N = {n}, P = {p}: units wrong", *mean_and_sem(wells_wrong), reference)
+
+
+def record_recall(run, found, grey, brightness):
+    """Recall among all digits beside nearest neighbours, and among grey ones by two measures."""
+    for (kind, rule), hits in found.hits.items():
+        run.metric(f"{kind}, {rule}: recalled", *mean_and_sem(hits), ("nearest neighbour", found.nearest[kind]))
+    run.metric("patterns blended at the smallest beta", *mean_and_sem(found.blended[0]), ("all of them", found.n))
+    run.metric("patterns blended at the largest beta", *mean_and_sem(found.blended[-1]), ("one", 1))
+    for by, hits in grey.items():
+        run.metric(f"grey digits by {by}: recalled", *mean_and_sem(hits), ("all", 1))
+    run.metric("grey digits: length of the product's choice", brightness, None, ("mean length", 1))
+
+
+def section_modern(run):
+    """Sharper wells hold about N^(n-1) patterns; a softmax well recalls in one step, and that step is attention."""
+    nets, config = run.config.modern_nets, run.config
+    if not 64 <= config.modern_units <= 200:
+        sys.exit("[modern] --modern-units must be 64 to 200: smaller nets hold too few patterns, larger ones too many")
+    wells = measure_wells(config.modern_units, nets, run.device)
+    exponential = measure_exponential((20, 35, 50), nets, run.device)
+    record_wells(run, wells, exponential)
+    x = digits()[0].unique(dim=0).to(run.device)
+    gap, rises, n_steps = check_attention(x.cpu().double(), flipped(x[: config.n_cues], 0.1).cpu().double())
+    run.metric("softmax step: largest gap to attention", gap, None, ("torch's own", 0), 1e-12)
+    run.metric("softmax step: rises of E", rises, None, (f"theorem, {n_steps} updates", 0), 0)
+    found, (grey, brightness) = measure_digits(x, config.n_cues), measure_grey(config.n_cues, run.device)
+    record_recall(run, found, grey, brightness)
+    run.figure(draw_capacity(wells, found), "capacity")
+    run.figure(draw_digits(found), "digits")
+    shares = {rule: hits.double().mean().item() for (kind, rule), hits in found.hits.items() if kind == "10 % flipped"}
+    said = ", ".join(f"{rule} {share:.0%}" for rule, share in shares.items())
+    run.say(f"of {found.n} digits in 64 units come back from 10 % flipped: {said}")
+    by_dot, by_distance = (hits.double().mean().item() for hits in grey.values())
+    run.say(f"grey digits, which differ in length: {by_dot:.0%} by dot product, {by_distance:.0%} by distance")
 
 
 SECTIONS = {

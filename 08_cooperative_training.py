@@ -313,7 +313,7 @@ def train_on_ring(infers, n_updates, s=0.2, n_steps=20, step_size=0.02, batch=25
 
 
 @torch.no_grad()
-def kl_to_energy(generator, energy, s, box=4.0, n=80, n_bank=10_000):
+def kl_to_energy(generator, energy, s, box=4.0, n=50, n_bank=10_000):
     """KL(q || exp(-E)/Z) in nats for x = g(z) + s n in the plane, by a sum over a grid of n² cells; and q (n, n) there."""
     middle = ((torch.arange(n) + 0.5) / n * 2 - 1) * box
     points, centres = torch.cartesian_prod(middle, middle), generator(torch.randn(n_bank, 2))

@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import re
@@ -382,10 +383,12 @@ def show_solution(exercise, give_up):
 
 
 def reset(exercise):
-    """The stub again; what was there is kept."""
+    """The stub again; what was there is kept, as .bak, .bak2, .bak3 ..."""
     if exercise.mine.exists():
-        exercise.mine.replace(exercise.mine.with_suffix(".bak"))
-        print(f"yours is kept as {shown(exercise.mine.with_suffix('.bak'))}")
+        suffixes = itertools.chain([".bak"], (f".bak{n}" for n in itertools.count(2)))
+        kept = next(path for path in map(exercise.mine.with_suffix, suffixes) if not path.exists())
+        exercise.mine.replace(kept)
+        print(f"yours is kept as {shown(kept)}")
     print(f"{shown(exercise.start())} is the stub again")
 
 

@@ -25,11 +25,17 @@ plt.switch_backend("agg")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Under pytest-xdist all tests of one module run in one process, which loads and smoke-runs it once."""
+    """Under pytest-xdist all tests of one module run in one process, which loads and smoke-runs it once; the last modules,
+    whose tests take longest, go first, so that no process is left alone with them at the end."""
+    groups = {}
     for item in items:
         path = item.callspec.params.get("path", item.path) if hasattr(item, "callspec") else item.path
         number = re.search(r"\d\d", path.stem)
-        item.add_marker(pytest.mark.xdist_group(number.group() if number else path.stem))
+        group = number.group() if number else path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, []).append(item)
+    numbered = sorted((group for group in groups if group.isdigit()), reverse=True)
+    items[:] = [item for group in [*numbered, *(g for g in groups if not g.isdigit())] for item in groups[group]]
 
 
 @functools.cache

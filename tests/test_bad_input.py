@@ -3,7 +3,6 @@
 import sys
 from typing import get_args, get_type_hints
 
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import MODULES, load
@@ -59,16 +58,6 @@ def test_bad_values_of_every_field(path, tmp_path, monkeypatch, capsys):
         for value in bad:
             assert flag in complaint(module, [flag, value], capsys)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_show_opens_every_figure(path, tmp_path, monkeypatch, capsys):
-    module, shown = load(path.name[:2]), []
-    monkeypatch.setattr(plt, "get_backend", lambda: "a window")
-    monkeypatch.setattr(plt, "switch_backend", lambda name: None)
-    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
-    first = next(iter(module.SECTIONS))
-    module.main(["--smoke", "--show", "--section", first, "--out", str(tmp_path)])
-    assert len(shown) == len(list(tmp_path.glob("*.png")))
 
 
 def test_help_names_every_section_in_ascii(path, capsys):

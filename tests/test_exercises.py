@@ -491,10 +491,13 @@ def test_a_solution_is_shown_after_it_passes_or_on_giving_up(desk, capsys):
 
 
 def test_reset_keeps_what_was_there(desk, capsys):
-    desk[1]("ex01_1", "mine = 1\n")
-    said(capsys, "--reset", "ex01_1")
+    """The mistake: a second reset that writes over what the first one kept."""
     mine = program.exercises()["ex01_1"].mine
-    assert mine.with_suffix(".bak").read_text(encoding="utf-8") == "mine = 1\n"
+    for suffix in (".bak", ".bak2", ".bak3"):
+        desk[1]("ex01_1", f"kept as {suffix}\n")
+        said(capsys, "--reset", "ex01_1")
+        assert mine.with_suffix(suffix).read_text(encoding="utf-8") == f"kept as {suffix}\n"
+    assert mine.with_suffix(".bak").read_text(encoding="utf-8") == "kept as .bak\n"
     assert "NotImplementedError" in mine.read_text(encoding="utf-8")
 
 

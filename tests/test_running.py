@@ -191,6 +191,15 @@ def test_ctrl_c_ends_a_run_with_one_line(tmp_path):
 # Where it runs
 
 
+def test_show_opens_every_figure(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "get_backend", lambda: "a window")
+    monkeypatch.setattr(plt, "switch_backend", lambda name: None)
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    m.main(["--smoke", "--show", "--section", "bias", "--out", str(tmp_path)])
+    assert len(shown) == len(list(tmp_path.glob("*.png"))) > 0
+
+
 def test_main_gives_back_the_backend_and_the_threads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(2)
