@@ -938,7 +938,7 @@ class DenoisedDigits(NamedTuple):
 
 @functools.cache
 @own_random_stream
-def measure_digits(run):
+def measure_diffused_digits(run):
     """Samplers, networks and the mixture, on samples; the flow's bits beside the mixture's; who has a curl."""
     nets = digit_networks(run)
     drawn = {sampler: sample_digits(run, nets["energy"], sampler) for sampler in SAMPLERS}
@@ -1001,7 +1001,7 @@ def draw_hills(hills):
     return fig
 
 
-def draw_digits(run, found):
+def draw_diffused_digits(run, found):
     """Samples, and how far from test images they are."""
     fig, (ax, bars) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained", width_ratios=(1.5, 1))
     rows = {"real": images(run).x_test[:14]} | {name: x[:14] for name, x in found.samples.items()}
@@ -1054,9 +1054,9 @@ def section_diffusion(run):
     record_levels(run, measure_blurring(run), line, hills)
     run.figure(draw_line(line), "half")
     run.figure(draw_hills(hills), "hills")
-    found = measure_digits(run)
+    found = measure_diffused_digits(run)
     record_denoiser(run, found)
-    run.figure(draw_digits(run, found), "digits")
+    run.figure(draw_diffused_digits(run, found), "digits")
     run.say(diffusion_sentence(found))
 
 
@@ -1215,7 +1215,7 @@ def exact_recovery(theta, x, y, s):
 
 @functools.cache
 @own_random_stream
-def measure_wells(run, m=2.0, sigma=0.6, n_steps=20):
+def measure_rungs(run, m=2.0, sigma=0.6, n_steps=20):
     """Who crosses in n_steps: rungs from half the widest convex one to eight times it, chains that start in one well."""
     torch.manual_seed(run.seed)
     widest = widest_easy_rung(m, sigma)
@@ -1359,7 +1359,7 @@ def measure_recovery(run):
     return Recovered(samples, {name: score_images(run, each) for name, each in samples.items()}, n_convex)
 
 
-def draw_wells(wells, m=2.0, sigma=0.6):
+def draw_rungs(wells, m=2.0, sigma=0.6):
     """Crossings and information against the width of the rung, and where p(x | y) stops being convex."""
     fig, (ax, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     means, sems = zip(*(mean_and_sem(found) for found in wells.found), strict=True)
@@ -1393,7 +1393,7 @@ def draw_recovered(run, found):
     return fig
 
 
-def record_wells(run, wells):
+def record_rungs(run, wells):
     """Gradient, crossings and information, each beside quadrature."""
     run.metric("recovery gradient: from quadrature", wells.quadrature, None, ("difference", 0), 1e-5)
     for name, column in zip(("x", "x^2", "x^4"), wells.slope.T, strict=True):
@@ -1409,9 +1409,9 @@ def record_wells(run, wells):
 
 def section_recovery(run):
     """Recover x from a noisy y: easy where p(x | y) is log-concave, and a ladder of such steps turns noise to data."""
-    wells, found = measure_wells(run), measure_recovery(run)
-    record_wells(run, wells)
-    run.figure(draw_wells(wells), "wells")
+    wells, found = measure_rungs(run), measure_recovery(run)
+    record_rungs(run, wells)
+    run.figure(draw_rungs(wells), "wells")
     ladder, loop, patient = found.scores.values()
     run.metric("rungs that convexity would take on digits", found.n_convex, None, ("used", N_RUNGS))
     for name, scores in found.scores.items():
