@@ -428,7 +428,6 @@ def show_images(ax, rows, title=""):
 #     log p₀(x₀) = log p_σmax(x_σmax) - ∫ σ Δlog p_σ(x_σ) dσ.                                                      (6)
 
 
-# Differs from 06_score_matching.py: mixture_score - of full covariances
 def mixture_score(mixture, x):
     """∇log p(x) (N, d) of a mixture: each Gaussian's pull towards its mean, weighed by its share of x."""
     return mixture_slopes(mixture, x)[0]
@@ -1510,6 +1509,7 @@ class Flow(nn.Module):
         return self.from_noise(torch.randn(n, len(self.mean), dtype=self.mean.dtype, device=self.mean.device))
 
 
+# Differs from 06_score_matching.py: nce_loss - of logits, with as many points of noise as of data
 def nce_loss(logit_data, logit_noise):
     """Minus NCE's value V: logits log p - log q of data and of as many points of the noise q."""
     return softplus(-logit_data).mean() + softplus(logit_noise).mean()
