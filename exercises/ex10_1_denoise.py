@@ -9,7 +9,7 @@ No clean density is needed, and no sampling. Return it.
 
 Shapes   y (B, d) float64; score a function (B, d) -> (B, d); sigma a number -> (B, d)
 Source   Robbins (1956); Efron (2011)
-Read     06_score_matching.py, section objectives; module 10, section diffusion, when it is there
+Read     10_advanced_ebm_topics.py, section diffusion; 06_score_matching.py, section objectives
 """
 
 import torch

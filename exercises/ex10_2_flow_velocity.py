@@ -9,7 +9,7 @@ Starting from noise and integrating down to sigma = 0 makes samples. Return this
 
 Shapes   score a function (x (B, d), sigma) -> (B, d); x (B, d) float64; sigma a number -> dx/dsigma (B, d)
 Source   Song et al. (2021), eq. 13; Karras et al. (2022), eq. 1
-Read     module 10, section diffusion; until it is there the papers
+Read     10_advanced_ebm_topics.py, section diffusion
 """
 
 import torch

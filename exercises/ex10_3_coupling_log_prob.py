@@ -9,7 +9,7 @@ normalised.
 
 Shapes   x (B, 2) float64; scale, shift functions (B,) -> (B,) -> (B,)
 Source   Dinh, Sohl-Dickstein & Bengio (2017), eqs. 4 and 6
-Read     module 10, section flows; until it is there the paper's section 3
+Read     10_advanced_ebm_topics.py, section flows
 """
 
 import math

@@ -11,7 +11,7 @@ the pairs (x, y) in the energy's parameters theta, from dE/dtheta, which you get
 
 Shapes   x, y (N,), axis (n,) float64; sigma a number -> (n_theta,)
 Source   Gao et al. (2021), section 3
-Read     01_ebm_foundations.py, section forces; module 10, section recovery, when it is there
+Read     10_advanced_ebm_topics.py, section recovery; 01_ebm_foundations.py, section forces
 """
 
 import torch
