@@ -10,18 +10,20 @@ and the slope of the log density, ∇ log p = -∇E/T, which Langevin dynamics f
 
     x <- x - (ε/2) ∇E(x) + √(ε T) ξ,        ξ ~ N(0, I).                               (2)
 
-It learns by the likelihood's gradient in the parameters θ (at T = 1), which has two phases, data against the model's
-own samples:
+A model of this kind learns by the likelihood's gradient in its parameters θ (at T = 1), which has two phases, data
+against the model's own samples:
 
     ∇ log p(x) = -∇E(x) + E_{x'~p}[∇E(x')].                                            (3)
+
+(E_{x'~p}[.] is the mean over x' drawn from p: E with brackets is an expectation, E(x) an energy.)
 
 Run      python 01_ebm_foundations.py                all ten sections, two minutes on one CPU core
          python 01_ebm_foundations.py --section chain --show
 Writes   outputs/01_ebm_foundations/*.png, chain_walk.gif, sampling_settling.gif and metrics.json
-Before   nothing: probability, calculus, a little Python        Exercises  ex01_1 ... ex01_5, o5
-Reading  What is marked "second reading" can be left out at first; no later part of this module needs it.
+Before   probability, calculus, linear algebra, a little Python and PyTorch   Exercises  ex01_1 ... ex01_5, o5
+Reading  What is marked "second reading" can be left out at first: later parts use its results, not its steps.
 Sources  LeCun et al. (2006); Metropolis et al. (1953); Neal (2001, 2011); Roberts & Tweedie (1996); Roberts & Rosenthal
-         (1998); Beskos et al. (2013); Vehtari et al. (2021). Each function names its own.
+         (1998); Beskos et al. (2013); Vehtari et al. (2021). Others are named where they are used.
 """
 
 import argparse
@@ -130,8 +132,8 @@ def legend_below(ax, n_columns):
 
 
 class Thermodynamics(NamedTuple):
-    """What follows from energies at temperatures T: each (n_T,), and p (n_T, n). Boltzmann's constant is 1: S and C are in
-    nats, the others in units of energy."""
+    """What follows from energies at temperatures T: each (n_T,), and p (n_T, n). Boltzmann's constant is 1: log Z, S
+    and C are in nats (natural logarithms), U and F in units of energy, p is a pure number."""
 
     log_z: torch.Tensor
     energy: torch.Tensor
@@ -248,12 +250,12 @@ def section_probability(run):
 # independent factors. How many of the N samples count? The *effective sample size* (Kong 1992) is (Σw)²/Σw²: N if all
 # weights are equal, 1 if one carries the whole sum. Divide by N and let N grow:
 #
-#     ESS/N  ->  (E w)² / E w²  =  ρ^d,        ρ = Z_1² / ∫ exp(-2 E_1)/q dx  <  1.
+#     ESS/N  ->  E_q[w]² / E_q[w²]  =  ρ^d,        ρ = Z_1² / ∫ exp(-2 E_1)/q dx  <  1.
 #
 # Exponentially few samples carry the sum. Three warnings that papers forget:
 # 1. mean(w) is unbiased for Z, but we report its log. The logarithm is concave, so by Jensen's inequality
 #    E[log mean(w)] <= log E[mean(w)] = log Z: on average the estimate is too low. How much? Write mean(w) = Z (1 + δ),
-#    with E δ = 0 and Var δ = var(w)/(N Z²) = (1/ρ^d - 1)/N; log(1 + δ) = δ - δ²/2 + ..., so it is low by about
+#    with E[δ] = 0 and Var δ = var(w)/(N Z²) = (1/ρ^d - 1)/N; log(1 + δ) = δ - δ²/2 + ..., so it is low by about
 #    (1/ρ^d - 1)/(2N). A log likelihood -E(x) - log Z computed from it is flattered by as much.
 # 2. The standard error of log Z is that of Z divided by Z (d log Z = dZ/Z; this is called the *delta method*). It cannot
 #    exceed 1 nat, which it reaches at ESS = 1: when few weights dominate, those that would reveal the error have not been
@@ -304,7 +306,7 @@ def exact_well_log_z(d=1):
     return d * math.log(scipy.integrate.quad(lambda x: math.exp(-double_well(np.array([x]))), -4, 4, epsabs=1e-12)[0])
 
 
-# What q is in each coordinate, and where it is not zero.
+# What q is in each coordinate, and how far out to integrate for its ρ.
 PROPOSALS = {
     "simple": (torch.distributions.Uniform(-3.0, 3.0), 3),
     "importance": (torch.distributions.Normal(0.0, 1.0), 4),
@@ -594,12 +596,14 @@ def section_landscapes(run):
 #     flow y -> x:   p(y) q(y -> x) · 1        =  p(y) q(x -> y).
 #
 # They are equal: *detailed balance*. Between any two places as many walk there as back, so a crowd spread like p stays
-# so: p is *stationary*. A crowd that starts elsewhere forgets its start, since every place can be reached, and what it
-# forgets it forgets at a geometric rate. The steps before that are the *burn-in*: drop them. After it, one long walk will
-# do instead of a crowd: its histogram grows onto p.
+# so: p is *stationary*. And a crowd that starts elsewhere forgets its start. Say from everywhere a step lands at y with
+# probability at least δ p(y), δ > 0: then it is as if each step drew a share δ of the crowd afresh from p, and after n
+# steps only (1 - δ)^n of it remembers. The steps until it has forgotten are the *burn-in*: drop them. After it, one long
+# walk will do instead of a crowd, since it forgets its own past too: its histogram grows onto p.
 #
 # Rule 3 is the one that beginners break. If refused moves are not counted, x is counted only when the chain arrives, and
-# places that are hard to leave (where p is high) are counted too seldom: one samples p(x) times the acceptance rate at x.
+# places that are hard to leave (where p is high) are counted too seldom. Arrivals at x balance departures, p(x) times the
+# acceptance rate at x: that is what one samples.
 #
 # In one dimension we can see the whole crowd at once. On a fine grid a step is a matrix K, K_ij = P(x_i -> x_j), and a row
 # vector π of probabilities becomes π K. Stationary means π K = π; after n steps from x_i the crowd is row i of K^n. What
@@ -612,7 +616,7 @@ def metropolis_walk(energy, x, n_steps, step_size, temperature=1.0):
     for _ in range(n_steps):
         proposal = x + (step_size * temperature) ** 0.5 * torch.randn(x.shape)
         e_new = energy(proposal[None])
-        if torch.rand(1).log() < (e - e_new) / temperature:
+        if torch.rand(1).log() < (e - e_new) / temperature:  # u < a has probability a; min(1, .) is implied, as u < 1
             x, e, n_accepted = proposal, e_new, n_accepted + 1
         path.append(x)  # also if it was refused
     return torch.stack(path), n_accepted
@@ -657,7 +661,7 @@ def transition_matrix(axis, energies, step_size, gradients=None, adjust=True):
     return k + torch.diag(1 - rate), rate  # what is refused stays
 
 
-WELL_AXIS = torch.linspace(-2.2, 2.2, 221, dtype=torch.float64)  # 2e-13 of the double well's mass lies beyond
+WELL_AXIS = torch.linspace(-2.2, 2.2, 221, dtype=torch.float64)  # 5e-15 of the double well's mass lies beyond
 
 
 def exact_crowd(k, start, n_steps):
@@ -695,7 +699,7 @@ def watch_walk(n_chains, n_draws, device="cpu"):
     draws = torch.stack(draws, 1)[..., 0].double().cpu()
     late, moved = draws[:, burn_in + 1 :], (draws[:, burn_in + 1 :] != draws[:, burn_in:-1]).double()
     n_moved, pooled = moved.sum(1), (late * moved).sum() / moved.sum()
-    dropped = pooled + ((late - pooled) * moved).sum(1) / n_moved.mean()  # a ratio of sums, written chain by chain
+    dropped = pooled + ((late - pooled) * moved).sum(1) / n_moved.mean()  # a ratio of sums, linearised
     marks = draws[:, list(MARKS)].T
     crowd, share = exact_crowd(k, start, burn_in), n_accepted / n_draws
     return Walk(path[:, 0], share, marks, late.mean(1), dropped, crowd, (-e).softmax(0), rate)
@@ -783,6 +787,12 @@ def section_chain(run):
 #     a = min(1, p(x') q(x|x') / (p(x) q(x'|x))),        log q(x'|x) = -|x' - x + (ε/2)∇E(x)|² / (2 ε T) + const.
 #
 # (If the ratio is r < 1, then a(x, x') = r and a(x', x) = 1: multiply out. The same for r > 1 with the sides exchanged.)
+# Why half a step? Multiply the ratio r out, with g = ∇E(x), g' = ∇E(x'):
+#
+#     log r = -[E(x') - E(x) - (x' - x)·(g + g')/2]/T + (ε/8T)(|g|² - |g'|²).
+#
+# Both terms are of order ε^(3/2) (the bracket is the trapezoid rule's error), so refusals vanish as ε -> 0, even those of
+# the 1/ε steps in a unit of time together: without the test, eq. (2) samples p in that limit.
 #
 # Hamiltonian Monte Carlo (Duane et al. 1987) goes further before it asks. Think of x as a marble on the landscape of E,
 # and give it a push, a random velocity v ~ N(0, T) (its mass is 1, so v is its momentum too). It rolls by Newton's law,
@@ -902,9 +912,10 @@ def sghmc(energy, x, n_steps, step_size, friction=1.0, temperature=1.0, keep=Non
 #
 #     Var(mean) ≈ (Var x/N) τ,     τ = 1 + 2 Σ_{t>=1} ρ_t      the *integrated autocorrelation time*.
 #
-# So N draws are worth N_eff = N/τ independent ones, the *effective sample size*. To estimate τ the sum must stop before
-# it is all noise: for a chain in detailed balance ρ_2k + ρ_2k+1 is positive and falls with k (Geyer 1992), so stop where
-# the estimate is not positive, and force the fall. It depends on what is averaged: below, the worse of x and x² counts.
+# So N draws are worth N_eff = N/τ independent ones, again called *effective sample size* (part 2's counted unequal weights,
+# this one counts dependence). To estimate τ the sum must stop before it is all noise: for a chain in detailed balance
+# ρ_2k + ρ_2k+1 is positive and falls with k (Geyer 1992), so stop at the first pair that is not positive, and replace each
+# pair by the least so far. τ depends on what is averaged: below, the worse of x and x² counts.
 #
 # *R-hat* compares the variance between half chains with that within: 1 when all explore the same distribution. Neither can
 # know of a mode that no chain has found. Chains that never move have no variance within: 0/0 then means what the limit of
@@ -927,12 +938,13 @@ def split_r_hat(chains):
 
 
 def autocorrelation(chains):
-    """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws), which raise it towards 1 where they disagree
-    (Vehtari et al. 2021)."""
+    """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws). Where their means differ ρ_t is nearer to 1:
+    the total variance counts that too (Vehtari et al. 2021)."""
     if (chains == chains[:, :1]).all():  # no chain moves
         return torch.ones_like(chains[0])
     n, within = chains.shape[1], chains.var(1).mean()
     spectrum = torch.fft.rfft(chains - chains.mean(1, keepdim=True), n=2 * n)  # padded: no wrap-around
+    # |spectrum|² transforms back to Σ_s x_s x_{s+t}, for all t at once (Wiener-Khinchin)
     covariance = torch.fft.irfft(spectrum.abs() ** 2)[:, :n].mean(0) / (n - 1)
     total = (n - 1) / n * within + chains.mean(1).var()
     return 1 - (within - covariance) / total
@@ -946,7 +958,7 @@ def effective_sample_size(chains):
     pairs = rho[: len(rho) // 2 * 2].reshape(-1, 2).sum(1)
     positive = (pairs > 0).cumprod(0)  # up to the first pair that is not
     tau = 2 * (positive * pairs.cummin(0).values).sum() - 1
-    return halves.numel() / tau.clamp(min=1 / math.log10(halves.numel()))  # antithetic chains: Stan's limit
+    return halves.numel() / tau.clamp(min=1 / math.log10(halves.numel()))  # draws that alternate about the mean can beat N
 
 
 # Second reading: τ exactly, from the matrix K of a chain on a grid. Let 1π be the matrix whose rows are all π. Centre f, so
@@ -958,7 +970,7 @@ def effective_sample_size(chains):
 
 def stationary(k):
     """The distribution π (n,) that a transition matrix K (n, n) leaves alone: π K = π, Σ π = 1. There must be one only."""
-    one = torch.ones_like(k)
+    one = torch.ones_like(k)  # π K = π and Σ π = 1 together: π (I - K + J) = (1, ..., 1), J all ones
     return torch.linalg.solve((torch.eye(len(k)).to(k) - k + one).T, one[0])
 
 
@@ -1003,7 +1015,7 @@ def hmc_matrices(energy, axis, step_size, n_leapfrog, n_momenta=400):
 #
 # Where does the grid end? In a box that leaves out less than one draw in ten million, |x| < 1.9. It matters for MALA: far up
 # a wall that is steeper than a parabola, its slope throws the proposal beyond the opposite wall, and it is refused: a chain
-# that comes there never leaves (Roberts & Tweedie 1996). At a wide step the traps begin where chains do come.
+# that comes there hardly ever leaves (Roberts & Tweedie 1996). At a wide step the traps begin where chains do come.
 
 BOX = 1.9
 SWEPT = {"Metropolis": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), "MALA": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)}
@@ -1098,7 +1110,7 @@ def sample_wells(best, n_chains, n_draws, device="cpu"):
 
 @functools.cache
 def exact_ula(step_size=BIASED["ULA"][0]):
-    """ULA's own limit on the double well: a wider grid (axis, π), since its walls are softer."""
+    """ULA's own limit on the double well: (axis, π): a wider grid, as without the test noise carries it higher."""
     axis = torch.linspace(-2.2, 2.2, 441, dtype=torch.float64)
     e, grad = energy_and_grad(double_well, axis[:, None])
     return axis, stationary(transition_matrix(axis, e, step_size, grad[:, 0], adjust=False)[0])
@@ -1190,7 +1202,7 @@ def record_sampler(run, name, sampled, axis, pi):
 
 
 def say_mixing(run, chains):
-    """The worst split R-hat of chains {sampler: (n_chains, n_draws)}; of chains that never moved there is none."""
+    """The worst split R-hat of chains {sampler: (n_chains, n_draws)}; chains that never moved are only reported."""
     r_hats = {name: split_r_hat(x).item() for name, x in chains.items()}
     stuck = [name for name, r_hat in r_hats.items() if r_hat == math.inf]
     if stuck:
@@ -1224,7 +1236,8 @@ def section_sampling(run):
 
 # %% 6. Z again: annealed importance sampling
 # Part 2's weights collapse because q is far from p, and further with each dimension. With samplers at hand we can go in
-# small steps (Neal 2001). Lay a path of energies from one whose Z is known to ours, E_β = (1-β) E_q + β E, β from 0 to 1.
+# small steps (Neal 2001). Lay a path of energies from one whose Z is known to ours, E_β = (1-β) E_q + β E, β from 0 to 1
+# (not the 1/T of part 1).
 # Draw x_0 ~ q. Then, for each of K small changes of β: *weigh*, then *move*,
 #
 #     log w  +=  E_{β_{k-1}}(x) - E_{β_k}(x),        x <- a few Markov steps that leave exp(-E_{β_k}) stationary.
@@ -1237,8 +1250,9 @@ def section_sampling(run):
 #
 # since f_1 is stationary under K_1. So the weighted points stand for f_1/Z_0: with g = 1 their mean weight is Z_1/Z_0,
 # and the next change starts as this one did. A move that does nothing is allowed, and gives importance sampling back; a
-# good one keeps the weights equal. How long must the path be? The log weight is a sum over the coordinates:
-# to keep its variance, the number of steps must grow in proportion to the dimension, not exponentially.
+# good one keeps the weights equal. How long must the path be? If x forgets at each move, each of the K changes adds to
+# log w a variance of about d/K² (each of d coordinates, times Δβ² = 1/K²), in all d/K: to keep it, K must grow in
+# proportion to the dimension, not exponentially.
 
 
 def ais(energy, transition, x, betas):
@@ -1648,7 +1662,7 @@ def peaks(x, m=1.5, s=0.4):
 
 def adam_uphill(parameters, gradients, moments, step, rate, betas=(0.9, 0.99)):
     """One step of Adam (Kingma & Ba 2015), uphill and in place; step counts from 1. Both running means start at 0 and are
-    too small at first: divide by what they hold of 1, 1 - β^step."""
+    too small at first by the factor 1 - β^step: divide by it."""
     with torch.no_grad():  # by hand: the first torch.optim object costs a second of imports
         for p, g, (m, v) in zip(parameters, gradients, moments, strict=True):
             m.lerp_(g, 1 - betas[0])
@@ -1759,27 +1773,32 @@ def section_forces(run):
 
 
 # %% 10. Covering or seeking
-# A family that cannot hold the data must choose what to get wrong. Let q be a Gaussian and p bimodal:
+# A family that cannot hold the data must choose what to get wrong. The Kullback-Leibler divergence KL(p||q), the mean over
+# p of log p - log q, is 0 if q = p and else positive: by Jensen (part 2) E_p[log(q/p)] < log E_p[q/p] = 0. Let q be a
+# Gaussian N(m, s²) and p bimodal:
 #
-#     forward   KL(p||q) = E_p[log p - log q]   infinite where p > 0 = q: q must *cover*. This is maximum likelihood;
-#               setting its derivatives in m and s to zero gives m = E_p[x], s² = Var_p[x]: moment matching.
+#     forward   KL(p||q) = E_p[log p - log q]   infinite where p > 0 = q: q must *cover*. E_p[log p] does not depend
+#               on q, so this is maximum likelihood; its derivatives in m and s vanish at m = E_p[x], s² = Var_p[x].
 #     reverse   KL(q||p) = E_q[log q - log p]   infinite where q > 0 = p: q *seeks* a place where p is high. If q is
 #               one mode, of weight w, then p = w q there and KL = -log w: the best is the heaviest mode.
 #
-# Variational inference, and a generator trained against an energy, minimise the reverse KL: no data needed, modes lost.
+# Variational inference (fitting a tractable q to a p known up to Z), and a generator trained against an energy, minimise
+# the reverse KL: no data needed, modes lost.
 #
 # The second choice is between fidelity and mobility. An energy that fits separated modes well has high barriers, and a
-# chain needs about exp(barrier) steps to cross one (Arrhenius 1889; Kramers 1940). A gradient penalty λ E[|∇E|²] makes
-# slopes gentle and barriers low, and pays with likelihood. The price depends on where E[.] is taken: at the data (R1,
-# Mescheder et al. 2018), or on lines between pairs of data, which run through the barrier. (WGAN-GP, Gulrajani et al.
-# 2017, goes along such lines too, but between data and generated points, and its penalty is (|∇| - 1)²: a slope of 1, not
-# of 0.) Let E be a table on a grid. Then the loss is convex (a linear term, a log-sum-exp and a
-# square, each of them convex), and Newton's method finds *the* optimum of
+# chain needs about exp(barrier) steps to cross one (Arrhenius 1889; Kramers 1940). A gradient penalty λ E[|∇E|²] (∇ is in
+# x here, not in θ) makes slopes gentle and barriers low, and pays with likelihood. The price depends on where E[.] is
+# taken: at the data (R1, Mescheder et al. 2018), or on lines between pairs of data, which run through the barrier. (WGAN-GP,
+# Gulrajani et al. 2017, goes along such lines too, but between data and generated points, and its penalty is (|∇| - 1)²: a
+# slope of 1, not of 0.) Let E be a table on a grid; then the penalty is λ Eᵀ Q E = λ Σ weight (ΔE/Δx)², a quadratic form.
+# The loss is convex (a linear term, a log-sum-exp and a square, each of them convex), and Newton's method,
+# E <- E - Hessian⁻¹ gradient,
+# finds *the* optimum of
 #
 #     Σ p_data E + log Σ exp(-E) + λ Eᵀ Q E,     gradient p_data - p + 2λ Q E,     Hessian diag(p) - p pᵀ + 2λ Q,
 #
 # and the steps a chain needs to forget are exact too: what is slowest to be forgotten shrinks by a factor λ_2 a step, the
-# second eigenvalue of its transition matrix, hence by e in about 1/(1 - λ_2) steps.
+# second eigenvalue of its transition matrix (no relation to the penalty's λ), hence by e in about 1/(1 - λ_2) steps.
 
 
 def kl_divergences(mean, std, p, axis):

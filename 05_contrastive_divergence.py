@@ -979,12 +979,13 @@ def split_r_hat(chains):
 
 # Copied from 01_ebm_foundations.py: autocorrelation
 def autocorrelation(chains):
-    """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws), which raise it towards 1 where they disagree
-    (Vehtari et al. 2021)."""
+    """ρ_t (n_draws,) at lags t = 0, 1, ... of chains (n_chains, n_draws). Where their means differ ρ_t is nearer to 1:
+    the total variance counts that too (Vehtari et al. 2021)."""
     if (chains == chains[:, :1]).all():  # no chain moves
         return torch.ones_like(chains[0])
     n, within = chains.shape[1], chains.var(1).mean()
     spectrum = torch.fft.rfft(chains - chains.mean(1, keepdim=True), n=2 * n)  # padded: no wrap-around
+    # |spectrum|² transforms back to Σ_s x_s x_{s+t}, for all t at once (Wiener-Khinchin)
     covariance = torch.fft.irfft(spectrum.abs() ** 2)[:, :n].mean(0) / (n - 1)
     total = (n - 1) / n * within + chains.mean(1).var()
     return 1 - (within - covariance) / total
@@ -999,7 +1000,7 @@ def effective_sample_size(chains):
     pairs = rho[: len(rho) // 2 * 2].reshape(-1, 2).sum(1)
     positive = (pairs > 0).cumprod(0)  # up to the first pair that is not
     tau = 2 * (positive * pairs.cummin(0).values).sum() - 1
-    return halves.numel() / tau.clamp(min=1 / math.log10(halves.numel()))  # antithetic chains: Stan's limit
+    return halves.numel() / tau.clamp(min=1 / math.log10(halves.numel()))  # draws that alternate about the mean can beat N
 
 
 class SwitchCounter:
