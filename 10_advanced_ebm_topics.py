@@ -14,14 +14,14 @@ Writes   outputs/10_advanced_ebm_topics/*.png and metrics.json
 Before   modules 06, 07   Exercises  ex10_1 ... ex10_4
 Sources  Robbins (1956); Vincent (2011); Song & Ermon (2019); Song et al. (2021); Karras et al. (2022);
          Bakry & Émery (1985); Bengio et al. (2013); Gao et al. (2021); Dinh, Sohl-Dickstein & Bengio (2017);
-         Gutmann & Hyvärinen (2012); Gao et al. (2020)
+         Gutmann & Hyvärinen (2012); Gao et al. (2020); Pang et al. (2020); Kingma & Welling (2014);
+         Cuturi & Blondel (2017); Du et al. (2023); Skreta et al. (2025); those of part 6 are named where they are used
 """
 
 import argparse
 import contextlib
 import copy
 import errno
-import fnmatch
 import functools
 import json
 import math
@@ -803,6 +803,12 @@ def hill_networks(run):
     return nets
 
 
+def log_z_of_level(net, grid, cell, sigma, reach=6.0):
+    """log Z of exp(-E) at a level, on a grid (N, 2) of [-reach, reach]² stretched to five standard deviations."""
+    stretch = 5 * (net.sd**2 + sigma**2) ** 0.5 / reach
+    return ((-at_level(net, net.mean + stretch * grid, sigma)).logsumexp(0) + math.log(cell * stretch**2)).item()
+
+
 @torch.no_grad()
 def measure_hills(run, n=48, reach=6.0):
     """The flow's likelihood by the exact score, by a trained energy and by a free network; the energy's own by a grid."""
@@ -819,7 +825,7 @@ def measure_hills(run, n=48, reach=6.0):
     gaps, integrals = {who: exact - log_p[: len(x)] for who, log_p in logs.items()}, {}
     for who, log_p in logs.items():
         integrals[who] = (log_p[len(x) :].exp().sum() * cell).item()
-    log_z = {sigma: ((-at_level(net, grid, sigma)).logsumexp(0) + math.log(cell)).item() for sigma in levels[::4]}
+    log_z = {sigma: log_z_of_level(net, grid, cell, sigma, reach) for sigma in levels[::4]}
     gaps["energy, by the grid"] = exact + at_level(net, x, net.low) + log_z[levels[0]]
     twisted = {who: antisymmetry(lambda z, slopes=slopes: slopes(z, 0.5)[0], x[:100]) for who, slopes in ways.items()}
     own = -at_level(net, grid, net.low) - log_z[levels[0]]
@@ -1080,7 +1086,8 @@ def diffusion_sentence(found):
 #     p(x | y) = exp(-E(x) - |x - y|²/(2s²)) / Z(y).
 #
 # By Bayes this is exactly the posterior if exp(-E)/Z is p, so the same E solves both problems; but the quadratic term
-# holds x near y, and each Z(y) is a short chain away. The gradient has the two phases of module 01, one for each y:
+# holds x near y, and a short chain gives the slope of each log Z(y). The gradient has the two phases of module 01, one for
+# each y:
 #
 #     ∇_θ log p(x | y) = -∇_θ E(x) + E_{x'~p(x'|y)}[∇_θ E(x')].
 #
@@ -1441,7 +1448,8 @@ def section_recovery(run):
 # plane even noise serves as well, for it is everywhere; in 64 dimensions it would never meet the data, and NCE's noise has
 # to resemble them. Two averages give Z back: Z = E_q[exp g], whose logarithm comes out too low on
 # average (Jensen), and 1/Z = E_p[exp(-g)], which makes log Z too high, *if* its points are samples of p. Data are not:
-# they come from the data's density, so the two numbers bracket log Z as long as p is close to it, and bound nothing.
+# they come from the data's density, so the two numbers would enclose log Z on average if it were p, and bound nothing: both
+# may lie on one side.
 #
 # Flow-contrastive estimation (Gao et al. 2020) lets the flow learn as well, against the classifier: NCE's value at the best
 # logit is V = 2 JS(data, q) - 2 log 2, so the flow, descending V, approaches the data in Jensen-Shannon divergence, and
@@ -1823,7 +1831,7 @@ def flows_sentence(islands, found):
 # A generator alone says x = g(z) + s n with z ~ N(0, I). Pang et al. (2020) give it an energy for a prior:
 #     p(z) = exp(-f(z))/Z,        p(x | z) = N(g(z), s² I),        p(x) = ∫ p(z) p(x | z) dz.
 # The slope of log p(x) in the parameters of f has two phases, as for any energy, of which the first is the posterior's:
-#     ∂ log p(x) = -E[∂f(z) | x] + E[∂f(z)],        and in those of g:        ∂ log p(x) = E[∂ log p(x | z) | x].        (6)
+#     ∂ log p(x) = -E[∂f(z) | x] + E[∂f(z)],        and in those of g:        ∂ log p(x) = E[∂ log p(x | z) | x].       (12)
 # Both expectations take Langevin chains, but in the few dimensions of z, where chains mix that would not mix in pixels.
 # Where all is linear, f = z'Az/2 - b'z and g = W z, the prior is N(A⁻¹b, A⁻¹) and
 #     p(x) = N(x; W A⁻¹ b, W A⁻¹ W' + s² I).
@@ -1840,7 +1848,7 @@ def langevin(slope, x, n_steps, step_size):
 
 
 def latent_loss(prior, decoder, s, x, z_posterior, z_prior):
-    """Its slopes in the parameters are minus eq. (6), averaged over x (B, d): z_posterior (B, m) given x, z_prior (N, m)."""
+    """Its slopes in the parameters: minus eq. (12), averaged over x (B, d): z_posterior (B, m) given x, z_prior (N, m)."""
     error = (x - decoder(z_posterior.detach())).square().sum(-1).mean() / (2 * s**2)
     return error + prior(z_posterior.detach()).mean() - prior(z_prior.detach()).mean()
 
@@ -2052,8 +2060,8 @@ def measure_alignment(run, beta=2.0, cold=200.0):
 # once and need chains for every image's posterior; here the encoder spares them.) The energy is a Gaussian's and a network,
 # f(z | c) = |z|²/2 + u(z, c), on codes scaled to variance 1, learnt by module 07's loop: clusters c of the images, each with
 # hidden biases, hold the proportions that chains do not find. Settings were chosen with --split validation: the components
-# of the mixture, the clusters of the energy, and the VAE's noise for both. The VAE alone would rather have more noise and
-# fewer latents (--vae-noise 0.6 --n-latents 8), and stays far behind then too.
+# of the mixture, the clusters of the energy, and the VAE's noise and latents for both: the VAE alone has no settings
+# of its own here (--vae-noise and --n-latents change them), so its distance is not the best that a VAE can do.
 
 
 class Vae(nn.Module):
@@ -2227,7 +2235,7 @@ def section_latent(run):
 #     ∂ₜ log p_i = ½ (Δ log p_i + |s_i|²)                    the heat equation,
 # so, as t falls, the unnormalised q_t changes by -½ Σ_i (∇·s_i + |s_i|²) times itself. The SDE with drift S = Σ s_i changes
 # it by -½ (∇·S + |S|²) times itself. What is missing are the mixed products, and they become weights:
-#     d log w = ½ (|S|² - Σ_i |s_i|²) |dt| = Σ_{i<j} <s_i, s_j> |dt|.                                                    (5)
+#     d log w = ½ (|S|² - Σ_i |s_i|²) |dt| = Σ_{i<j} <s_i, s_j> |dt|.                                                   (13)
 
 
 # Copied from 09_ebm_applications.py: cells
@@ -2293,7 +2301,7 @@ def resample(log_w):
 
 
 def by_weights(scores, x, times):
-    """The reverse SDE with the weights of eq. (5) from x (R, N, d); a row is resampled when its effective number of points
+    """The reverse SDE with the weights of eq. (13) from x (R, N, d); a row is resampled when its effective number of points
     falls below half."""
     log_w = torch.zeros(x.shape[:2], dtype=x.dtype)
     for t, dt in zip(times[:-1], -times.diff(), strict=True):
@@ -2503,7 +2511,7 @@ class Side(nn.Module):
 # Autoregressive models are energies (Blondel et al. 2025). A model of strings s = (s₁ ... s_n) that draws token after token
 # has p(s) = Π_i p(s_i | s_<i). Any energy can be written so. Give each prefix the *soft value*
 #     V(s) = -E(s) for whole strings,        V(prefix) = log Σ_token exp V(prefix + token),
-# which is the soft Bellman equation. Then exp V(prefix) sums exp(-E) over all that may follow, the log odds of the next
+# which is the soft Bellman equation. Then exp V(prefix) sums exp(-E) over all that may follow, the logits of the next
 # token are V(prefix + token), and the product of the softmaxes telescopes to exp(-E(s) - V(empty)), with V(empty) = log Z.
 # A temperature is another matter: softmaxes of V/T are not exp(-E/T), since log-sum-exp was taken at T = 1.
 
@@ -2645,7 +2653,7 @@ def draw_dual(ax, found):
 # has a random share γ of data, n ~ N(0, I), and c(γ) falls to 0 at γ = 1; samples descend it, y <- y - η f(y), from noise.
 # For data from a mixture f is known: given γ and the Gaussian, y ~ N(γ m, V), V = γ² v + (1 - γ)², so that
 #     E[x | y] = m + γ v (y - γ m)/V,        E[n | y] = (1 - γ) (y - γ m)/V.
-# A map y - η f(y) changes the entropy by E log |1 - η f'(y)|, exactly. If the descent goes on, what is left of it?
+# A map y - η f(y) changes the entropy by E log |1 - η f'(y)|, exactly where η f' < 1. If the descent goes on, what is left of it?
 
 
 def equilibrium_field(y, means, variance, scale=4.0, flat_until=0.8, n=400):
@@ -2710,7 +2718,7 @@ def draw_equilibrium(ax, found):
     ax.semilogx(np.arange(1, len(found.entropy)), found.entropy[1:], color="tab:orange", label="samples")
     ax.axhline(found.data, color="tab:red", ls="--", label="data")
     best = np.abs(found.entropy - found.data).argmin()
-    ax.set(title=f"A static field: entropy right at step {best}, then lost", xlabel="steps")
+    ax.set(title=f"A static field: entropy crosses the data's at step {best}, then falls", xlabel="steps")
     ax.set(ylabel="entropy (nats)", yscale="symlog")
     ax.legend()
 
@@ -3105,7 +3113,7 @@ DIRECTIONS = {
     ),
     "a static field": Direction(
         measure_equilibrium, record_equilibrium, draw_equilibrium, "Wang & Du 2025",
-        "samples are right at one time only, so when to stop is part of the model; what density it has is open",
+        "the entropy is right at one time only, so when to stop is part of the model; what density it has is open",
     ),
     "no data": Direction(
         measure_without_data, record_without_data, draw_without_data, "Akhound-Sadegh et al. 2024",
@@ -3145,38 +3153,38 @@ def section_directions(run):
 
 # %% 7. A map of the course
 # Which method for which problem? The answer below is made from numbers that runs of the ten modules left in their folders
-# beside this module's, and from nothing else: for each method what it reached, what stands beside that number, where the
-# method fails (a number too), and the seconds of the section that measured it. A module that was not run is named. One
-# sentence before the table: an energy gives *differences* of log p for nothing, samples for a chain, and log p itself
-# only for the price of Z; whoever needs just one of these should not pay for the others.
+# beside this module's, and from nothing else: for each method what it reached, what stands beside that number, a number to
+# watch (where it, or what one would do instead, may fail), and the seconds of the whole section, rivals included. A module
+# that was not run is named. One sentence before the table: an energy gives *differences* of log p for nothing, samples for
+# a chain, and log p itself only for the price of Z; whoever needs just one of these should not pay for the others.
 
 
 class Route(NamedTuple):
-    """A way through the course: module and metric (a pattern) of what a method reaches, and of where it fails."""
+    """A way through the course: module and metric of what a method reaches, and of what to watch."""
 
     problem: str
     method: str
     module: str
     reaches: str
     fails: str
-    how: str  # it fails, in words
+    how: str  # what to watch, in words
 
 
 ROUTES = (
     Route("likelihood", "sum all states (small RBM)", "04", "likelihood/test nats, 16 hidden, this module",
-          "likelihood/the trap: effective chains", "AIS trusted blindly: effective chains"),
+          "likelihood/the trap: effective chains", "AIS between far models: effective chains"),
     Route("likelihood", "tempered chains (RBM)", "05", "methods/bars, tempering: log likelihood (nats)",
           "bias/large weights, CD-10: bias / gradient", "CD-10, large weights: bias"),
-    Route("likelihood", "noise contrast", "06", "nce/*KL to the data (nats)",
-          "nce/noise 3 times: RMS error of c", "noise too wide: error of log Z"),
+    Route("likelihood", "noise contrast", "06", "nce/noise 1.5: KL to the data (nats)",
+          "nce/noise 20 times: RMS error of c", "noise 20 times as wide: error of log Z"),
     Route("likelihood", "weighted chains (2-D)", "07", "truth2d/weighted: gap (nats)",
           "truth2d/20 steps, restarts: gap (nats)", "unweighted chains: gap"),
-    Route("samples", "Langevin, HMC on a known energy", "01", "sampling/HMC*: effective per 1,000 evaluations",
+    Route("samples", "Langevin, HMC on a known energy", "01", "sampling/HMC: effective per 1,000 evaluations",
           "sampling/worst split R-hat", "worst R-hat between wells"),
     Route("samples", "energy of digits, from noise", "07", "digits/energy: Frechet distance",
           "longrun/after 5000 steps: Frechet distance", "after 5,000 steps"),
     Route("samples", "generator and energy", "08", "coopnets/generator + 30 steps: Frechet distance",
-          "coopnets/met its own, brief: Frechet, * from noise", "its energy, from noise"),
+          "coopnets/met its own, brief: Frechet, 500 from noise", "its energy, from noise"),
     Route("samples", "noise levels (diffusion)", "10", "diffusion/probability flow: Frechet distance",
           "diffusion/a fifth: without clusters: Frechet distance", "without clusters"),
     Route("samples", "energy of a VAE's codes", "10", "latent/VAE + energy: Frechet distance",
@@ -3184,16 +3192,16 @@ ROUTES = (
     Route("scores", "denoise by the energy's slope", "09", "denoising/noise 0.3: energy (dB)",
           "denoising/known digits: energy, dB below", "below the best possible"),
     Route("scores", "energy as an alarm", "09", "ood/a digit left out (brief): energy, AUROC",
-          "ood/*: AUROC", "a perfect density that fails"),
+          "ood/true energy, narrower: AUROC", "the true density on narrower data: AUROC"),
     Route("scores", "score matching", "06", "efficiency/power 4: efficiency",
           "efficiency/weight of modes 6 std apart: data needed", "far modes: times the data"),
-    Route("scores", "classifier and energy (JEM)", "08", "jem/five labels a class: JEM", "jem/JEM: ECE", "calibration"),
-    Route("constraints", "recall from a part", "02", "modern/*recalled", "memories/digits, Hebb*: share fixed",
-          "correlated patterns, Hebb"),
-    Route("constraints", "optimise with many minima", "03", "annealing/20 units, * sweeps, *",
-          "annealing/160 units, excess energy, *", "larger: energy above the best"),
-    Route("constraints", "hold what is seen", "09", "inpainting/*: energy (dB)", "inpainting/*redrawn*: coverage",
-          "noise redrawn: coverage"),
+    Route("scores", "classifier and energy (JEM)", "08", "jem/five labels a class: JEM", "jem/JEM: ECE", "its ECE"),
+    Route("constraints", "recall from a part", "02", "modern/half hidden, softmax: recalled",
+          "modern/half hidden, Hebb: recalled", "the same by Hebb's rule"),
+    Route("constraints", "optimise with many minima", "03", "annealing/160 units, excess energy, geometric",
+          "annealing/160 units, excess energy, restarted descent", "restarted descent"),
+    Route("constraints", "hold what is seen", "09", "inpainting/centre: energy (dB)",
+          "inpainting/noise drawn each step: coverage", "noise drawn anew each step: coverage"),
     Route("constraints", "two demands at once", "09", "composition/class, bold, sum: success",
           "composition/NOT, a = 5: mean of x^2", "NOT, too strong: mean of x^2"),
     Route("constraints", "add scores, with MCMC", "10", "composition/n = 2, MCMC: variance",
@@ -3213,14 +3221,14 @@ def records_beside(out):
     return records
 
 
-def find_entry(record, pattern):
-    """(name, entry) of the first metric whose name fits the pattern, or None."""
-    fitting = (item for item in record["metrics"].items() if fnmatch.fnmatchcase(item[0], pattern))
-    return next(fitting, None)
+def find_entry(record, name):
+    """(name, entry) of a metric, or None."""
+    entry = record["metrics"].get(name)
+    return entry and (name, entry)
 
 
 class Signpost(NamedTuple):
-    """A line of the map, in words: problem, method and module, what it reaches, beside, seconds, where it fails."""
+    """A line of the map, in words: problem, method and module, what it reaches, beside, seconds, what to watch."""
 
     problem: str
     method: str
@@ -3261,7 +3269,7 @@ def draw_map(lines, n_modules):
     tints = {"likelihood": "#dbe9f6", "samples": "#fde7d2", "scores": "#e0f2df", "constraints": "#efe3f3"}
     table = ax.table(
         cellText=[list(line) for line in lines],
-        colLabels=["for", "method (module)", "reaches", "beside", "seconds", "where it fails"],
+        colLabels=["for", "method (module)", "reaches", "beside", "section, s", "what to watch"],
         cellColours=[[tints[line.problem]] * 6 for line in lines],
         colWidths=[0.08, 0.2, 0.27, 0.19, 0.05, 0.21],
         cellLoc="left",
@@ -3275,7 +3283,7 @@ def draw_map(lines, n_modules):
 
 
 def section_map(run):
-    """Which method for which problem, what it costs and where it fails: from the numbers that runs of the modules left."""
+    """Which method for which problem, what it costs and what to watch: from the numbers that runs of the modules left."""
     records = records_beside(run.out)
     n_others = len(records.keys() - {"10"})
     run.metric("other modules whose numbers are here", n_others, against=("all", 9))
@@ -3284,7 +3292,7 @@ def section_map(run):
     lines = read_map(records)
     run.figure(draw_map(lines, len(records)), "course")
     for line in lines:
-        words = (", beside ", line.beside), ("; ", line.seconds and f"{line.seconds} s"), ("; fails: ", line.fails)
+        words = (", beside ", line.beside), ("; ", line.seconds and f"{line.seconds} s"), ("; watch: ", line.fails)
         after = "".join(before + each for before, each in words if each)
         run.say(f"{line.problem}, {line.method}: {line.reaches}{after}")
     missing = sum(line.reaches.startswith("run module") for line in lines)

@@ -485,3 +485,13 @@ def test_section_flows_holds_every_exact_claim(tmp_path):
     assert (" nearer" in run.said[0] and "not nearer" not in run.said[0]) == (islands.js[1] < islands.js[0])
     found = m.measure_flow_digits(run)
     assert found.bits["flow"].mean() > found.bits["mixture"].mean()  # after six updates
+
+
+@pytest.mark.parametrize("sigma", [0.05, 1.0, 4.0])
+def test_log_z_of_a_level_is_a_gaussians_before_training(sigma):
+    """The mistake: one window for all levels, which cuts off the wide ones."""
+    net = m.NoisyEnergy(torch.tensor([0.4, -0.3]), 1.7, 8).double()
+    grid, cell = m.grid_of(48, 6.0)
+    with torch.no_grad():
+        found = m.log_z_of_level(net, grid, cell, sigma)
+    assert found == pytest.approx(math.log(2 * math.pi * (1.7**2 + sigma**2)), abs=1e-4)
