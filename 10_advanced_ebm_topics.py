@@ -2653,7 +2653,8 @@ def draw_dual(ax, found):
 # has a random share γ of data, n ~ N(0, I), and c(γ) falls to 0 at γ = 1; samples descend it, y <- y - η f(y), from noise.
 # For data from a mixture f is known: given γ and the Gaussian, y ~ N(γ m, V), V = γ² v + (1 - γ)², so that
 #     E[x | y] = m + γ v (y - γ m)/V,        E[n | y] = (1 - γ) (y - γ m)/V.
-# A map y - η f(y) changes the entropy by E log |1 - η f'(y)|, exactly where η f' < 1. If the descent goes on, what is left of it?
+# A map y - η f(y) changes the entropy by E log |1 - η f'(y)|, exactly where η f' < 1. If the descent goes
+# on, what is left of it?
 
 
 def equilibrium_field(y, means, variance, scale=4.0, flat_until=0.8, n=400):
