@@ -233,7 +233,9 @@ def section_identity(run):
     run.metric("uniform: explicit - implicit", gap_at_edges(), against=("the edges' term", edge), within=1e-9)
     run.figure(draw_identity(found, s**2), "constant")
     places = [found.strengths[curve.argmin()] for curve in (found.explicit, found.implicit)]
-    run.say(f"the two are least at a = {places[0]:.3f} and {places[1]:.3f}: samples alone find what the score finds")
+    run.say(
+        f"the two are least at a = {places[0]:.3f} and {places[1]:.3f}: expectations without the score find what it finds"
+    )
     run.say(f"on data with edges the identity is off by {gap_at_edges():.3f}: blur such data first")
 
 
@@ -589,8 +591,11 @@ def section_nce(run):
 # Energy discrepancy (Schroeder et al. 2023) blurs a datum, x -> y = x + σ n, and asks how much more likely x is than other
 # points x' that could have been blurred to the same y. Bayes' rule with the model as the prior gives their distribution,
 # p(x'|y) ~ exp(-E(x')) N(y; x', σ² I), and Z has cancelled. Draw M rivals x'_j = y + σ n'_j; the loss is
-#     E_p log( w/M + (1/M) Σ_j exp(E(x) - E(x'_j)) ),        w = 1 keeps the logarithm tame.                        (6)
-# For σ -> 0 it becomes score matching, for σ -> ∞ likelihood (they prove both), whose sight of far modes it then shares.
+#     E_p log( w/M + (1/M) Σ_j exp(E(x) - E(x'_j)) ),        w = 1.                                                 (6)
+# w = 1 counts x among its own rivals: given y all M + 1 points are alike but for E, so (6) is the log loss of telling the
+# datum among them, least at the data's energy for every M and σ; with w = 0 and few rivals too narrow a density would win.
+# With infinitely many rivals it becomes score matching for σ -> 0 and likelihood for σ -> ∞ (they prove both), whose sight
+# of far modes it then shares.
 
 
 def nce_loss(energy, x, noise, noise_log_p):
@@ -908,9 +913,9 @@ def jittered_grid(n_cells, device):
 # mean w estimates Z/Z_start, for chains that the learning does not depend on. When the effective sample size falls below
 # half, resample in proportion to w, and set w = 1 (Carbone et al. 2023 train images so).
 # One detail matters with few chains: in which order to weigh, move and update. The update raises E at exactly the points
-# where the negative phase was taken: measure the weight there and every chain seems too high. So take the gradient first,
-# *then move* the chains under the old energy, then change the parameters and weigh. The gradient then knows the points at
-# which its effect is measured only through a short move. Section `order` measures what is left, in nats of log Z.
+# where the negative phase was taken: measure the weight there and every chain seems too high. So, for log Z's sake, take the
+# gradient first, *then move* the chains under the old energy, then change the parameters and weigh. The gradient then knows
+# the points at which its effect is measured only through a short move. Section `order` measures what is left, in nats of log Z.
 
 
 def resample(log_w):
@@ -1666,8 +1671,8 @@ def section_dimensions(run):
 #     KL -> w log(w/w') + (1 - w) log((1 - w)/(1 - w'))        for modes at ±m far apart: a constant.
 # What does it cost the score? With r the posterior of the right mode, the scores differ by (2m/s²)(r_w - r_w'), and r has
 # log odds 2mx/s² - log(w/(1 - w)). Put u = 2mx/s². The density is w φ_s(x + m)(1 + e^u (1 - w)/w), φ_s(x + m) contains
-# exp(-m²/2s²) exp(-u/2) exp(-x²/2s²), and x²/2s² = u² s²/8m² is small where modes are far apart. So
-#     Fisher -> exp(-m²/2s²) · (m/s³)(w/√(2π)) ∫ (e^{-u/2} + e^{u/2}(1 - w)/w) (r_w - r_w')² e^{-u² s²/8m²} du.        (8)
+# exp(-m²/2s²) exp(-u/2) exp(-x²/2s²), and x²/2s² = u² s²/8m² (small where modes are far apart). So, exactly,
+#     Fisher = exp(-m²/2s²) · (m/s³)(w/√(2π)) ∫ (e^{-u/2} + e^{u/2}(1 - w)/w) (r_w - r_w')² e^{-u² s²/8m²} du.         (8)
 # An exponential in the squared distance. So score matching, and denoising with small σ, fit each mode well and leave the
 # weights to chance; likelihood and NCE compare heights and see them. Large noise joins the modes, and there the score
 # knows w. Learn all levels at once, E(x, log σ), and let Langevin dynamics descend through them (Song & Ermon 2019): the
@@ -1701,7 +1706,7 @@ def theory_kl_of_weights(weight, wrong):
 
 
 def theory_fisher_of_weights(m, s, weight, wrong):
-    """Eq. (8): the Fisher divergence of a wrong weight between modes at ±m that lie far apart."""
+    """Eq. (8): the Fisher divergence of a wrong weight between modes at ±m, with a change of variable."""
     u = torch.linspace(-60, 60, 6001, dtype=torch.float64)
     off = torch.sigmoid(u - math.log(weight / (1 - weight))) - torch.sigmoid(u - math.log(wrong / (1 - wrong)))
     log_p = torch.logaddexp(-u / 2, u / 2 + math.log((1 - weight) / weight)) - (u * s / m) ** 2 / 8
@@ -1773,7 +1778,7 @@ def draw_blindness(learned, densities, axis, distances, price):
     for name in ("likelihood", "score matching"):
         lines = to_numpy(densities[name][:4].T)
         axes[1].plot(x, lines, color=SEEING[name][0], lw=1, label=[name] + [None] * (lines.shape[1] - 1))
-    axes[1].set(title="score matching: right shapes, wrong heights", xlabel="$x$", ylabel="density", xlim=(-4, 4))
+    axes[1].set(title="what score matching makes of the two heights", xlabel="$x$", ylabel="density", xlim=(-4, 4))
     axes[2].plot(2 * distances / SPREAD, price[:, 0], BLUE, lw=2, label="KL: what likelihood sees")
     axes[2].plot(2 * distances / SPREAD, price[:, 1], ORANGE, lw=2, label="Fisher: what the score sees")
     theory = [theory_fisher_of_weights(m, SPREAD, WEIGHT, 0.5) for m in distances[4:]]
@@ -1796,7 +1801,7 @@ def section_blindness(run):
     limit = ("w log(w/w') + ...", theory_kl_of_weights(WEIGHT, 0.5))
     run.metric("16 std apart: KL of a wrong weight (nats)", price[-1, 0], against=limit, within=1e-9)
     ratio = price[-1, 1] / theory_fisher_of_weights(distances[-1], SPREAD, WEIGHT, 0.5)
-    run.metric("16 std apart: Fisher / eq. (8)", ratio, against=("theory", 1), within=1e-3)
+    run.metric("16 std apart: Fisher / eq. (8)", ratio, against=("theory", 1), within=1e-6)
     run.figure(draw_blindness(learned, densities, axis, distances, price), "weights")
     rms = {name: (values - WEIGHT).square().mean().sqrt().item() for name, values in learned.items()}
     run.say(f"RMS error of the weight: score matching {rms['score matching']:.2f}, denoising with noise 0.1 "
@@ -1878,7 +1883,7 @@ def draw_efficiency(found):
     axes[0].set(title=f"least is lost at a = {best:g}, {found[best][0]:.3f}", xlabel="power $a$ in $E=\\theta|x|^a/a$")
     axes[0].set(ylabel="efficiency, var ML / var SM", ylim=(0, 1.3))
     axes[1].plot(2 * half, [1 / np.divide(*theory_weight_variances(m)) for m in half], "k--", label="asymptotic theory")
-    axes[1].set(title="the weight of two modes: exponentially more data", xlabel="distance of the modes (std)")
+    axes[1].set(title="the weight of two modes: data needed, by theory", xlabel="distance of the modes (std)")
     axes[1].set(ylabel="var SM / var ML", yscale="log")
     axes[0].legend(loc="upper right")
     axes[1].legend(loc="upper left")
@@ -2027,7 +2032,7 @@ def section_tabular(run):
     nats, ess = wine_nats(run)
     auroc = cancer_auroc(run)
     for name, share in ess.items():
-        run.metric(f"wine, {name}: least effective share", share, against=("refused below", 0.1))
+        run.metric(f"wine, {name}: least effective share", share, against=("a warning below", 0.1))
     for table, unit, values in (("wine", "test nats", nats), ("cancer", "AUROC", auroc)):
         for name, each in values.items():
             run.metric(f"{table}, {name}: {unit}", *mean_and_sem(each), against=("Gaussian", values["Gaussian"].mean()))

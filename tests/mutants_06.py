@@ -321,7 +321,7 @@ MUTANTS = [
         "return math.exp(-(m**2) / (2 * s**2)) * m / s**3",
         "return math.exp(-(m**2) / s**2) * m / s**3",
         "a Fisher divergence that dies twice as fast",
-        "test_the_theory_of_a_wrong_weight_is_reached_as_the_modes_part",
+        "test_the_price_of_a_wrong_weight_is_eq_8_at_any_distance_and_its_kl_that_of_the_weights_at_a_large_one",
     ),
     (
         "values = a.exp() * torch.stack([a - b, 0.5 * (score_a - score_b) ** 2])",

@@ -838,10 +838,11 @@ def test_the_price_of_a_wrong_weight_is_that_of_quadrature(mode):
     assert m.exact_price(mode, 0.5, 0.7, 0.4) == pytest.approx(exact, rel=1e-6)
 
 
-def test_the_theory_of_a_wrong_weight_is_reached_as_the_modes_part():
-    off = [m.exact_price(mode, 0.5, 0.7, 0.4)[1] / m.theory_fisher_of_weights(mode, 0.5, 0.7, 0.4) - 1 for mode in (1, 2, 4)]
-    assert abs(off[0]) < 0.02
-    assert abs(off[2]) < 1e-4
+def test_the_price_of_a_wrong_weight_is_eq_8_at_any_distance_and_its_kl_that_of_the_weights_at_a_large_one():
+    for mode in (0.3, 1.0, 4.0):
+        assert m.theory_fisher_of_weights(mode, 0.5, 0.7, 0.4) == pytest.approx(
+            m.exact_price(mode, 0.5, 0.7, 0.4)[1], rel=1e-8
+        )
     assert m.exact_price(4.0, 0.5, 0.7, 0.4)[0] == pytest.approx(m.theory_kl_of_weights(0.7, 0.4))
 
 
