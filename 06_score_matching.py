@@ -915,7 +915,8 @@ def jittered_grid(n_cells, device):
 # One detail matters with few chains: in which order to weigh, move and update. The update raises E at exactly the points
 # where the negative phase was taken: measure the weight there and every chain seems too high. So, for log Z's sake, take the
 # gradient first, *then move* the chains under the old energy, then change the parameters and weigh. The gradient then knows
-# the points at which its effect is measured only through a short move. Section `order` measures what is left, in nats of log Z.
+# the points at which its effect is measured only through a short move. Section `order` measures what is left, in nats of
+# log Z.
 
 
 def resample(log_w):
