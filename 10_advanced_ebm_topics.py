@@ -11,7 +11,7 @@ needs one, and each bridge is held here by an exact number:
 Run      python 10_advanced_ebm_topics.py                 all sections, about four minutes on two CPU cores
          python 10_advanced_ebm_topics.py --section diffusion --show
 Writes   outputs/10_advanced_ebm_topics/*.png and metrics.json
-Before   modules 06, 07   Exercises  ex10_1 ... ex10_4
+Before   modules 06, 07   Exercises  ex10_1 ... ex10_4, o12
 Sources  Robbins (1956); Vincent (2011); Song & Ermon (2019); Song et al. (2021); Karras et al. (2022);
          Bakry & Émery (1985); Bengio et al. (2013); Gao et al. (2021); Dinh, Sohl-Dickstein & Bengio (2017);
          Gutmann & Hyvärinen (2012); Gao et al. (2020); Pang et al. (2020); Kingma & Welling (2014);
