@@ -64,7 +64,7 @@ class Config:
     n_chains: Annotated[int, "parallel Markov chains"] = 100
     n_draws: Annotated[int, "draws kept from each chain"] = 2000
     n_particles: Annotated[int, "particles in one run of annealed importance sampling"] = 200
-    n_betas: Annotated[int, "steps of inverse temperature on its path"] = 400
+    n_betas: Annotated[int, "steps of beta on its path, from 0 to 1"] = 400
     n_scaling_steps: Annotated[int, "steps at each step size in 400 dimensions"] = 200
     n_train_steps: Annotated[int, "optimiser steps of the one-dimensional network"] = 300
     n_settling: Annotated[int, "steps of the film in which particles settle into a landscape"] = 6000
@@ -222,6 +222,7 @@ def section_probability(run):
     swept = sweep_temperatures(energies, torch.logspace(-2, 2, 400, dtype=torch.float64), run.device)
     t, found, (slope, curvature) = swept.temperatures, swept.found, swept.slopes
     gap = (found.free_energy - (found.energy - t * found.entropy)).abs().max()
+    # run.metric(name, value, its standard error or None, (label, reference) beside it, how near the reference it must be)
     run.metric("F - (U - TS), largest (energy)", gap, None, ("theorem", 0), 1e-9)
     run.metric("dlogZ/dbeta + U, largest (energy)", (slope + found.energy).abs().max(), None, ("theorem", 0), 1e-9)
     gap = (curvature - t**2 * found.heat_capacity).abs().max()
@@ -257,9 +258,10 @@ def section_probability(run):
 #    E[log mean(w)] <= log E[mean(w)] = log Z: on average the estimate is too low. How much? Write mean(w) = Z (1 + δ),
 #    with E[δ] = 0 and Var δ = var(w)/(N Z²) = (1/ρ^d - 1)/N; log(1 + δ) = δ - δ²/2 + ..., so it is low by about
 #    (1/ρ^d - 1)/(2N). A log likelihood -E(x) - log Z computed from it is flattered by as much.
-# 2. The standard error of log Z is that of Z divided by Z (d log Z = dZ/Z; this is called the *delta method*). It cannot
-#    exceed 1 nat, which it reaches at ESS = 1: when few weights dominate, those that would reveal the error have not been
-#    drawn yet. A small ESS makes the error bar itself worthless.
+# 2. The standard error of log Z is that of Z divided by Z (d log Z = dZ/Z; this is called the *delta method*): its
+#    square is std(w)²/(mean(w)² N) = (N/ESS - 1)/(N - 1), from Σw² = (Σw)²/ESS. It cannot exceed 1 nat, which it
+#    reaches at ESS = 1: when few weights dominate, those that would reveal the error have not been drawn yet. A small
+#    ESS makes the error bar itself worthless.
 # 3. A large ESS proves nothing if q misses a mode (a hill of p) altogether: no diagnostic sees what no sample has visited.
 
 
@@ -353,7 +355,7 @@ def estimates_of(log_w, dims=DIMS):
 
 def estimate_by_dimension(n_repeats, n_points, n_few=1600, device="cpu"):
     """{proposal: Estimates} from n_points each; and, from many small estimates of n_few weights by importance sampling in
-    five dimensions, their errors (n,)."""
+    five dimensions, their errors (n,); and n_few as used."""
     found = {}
     for name, (q, _) in PROPOSALS.items():
         log_w = growing_log_weights(double_well, q, (n_repeats, n_points), DIMS, device)
@@ -677,7 +679,7 @@ class Walk(NamedTuple):
 
     path: torch.Tensor  # of the one chain, (n + 1,)
     acceptance: float  # its share of accepted moves
-    means: torch.Tensor  # of the crowd after `marks` steps: the positions, (n_marks, n_chains)
+    positions: torch.Tensor  # x of every chain after each of MARKS steps, (n_marks, n_chains)
     kept: torch.Tensor  # mean of each chain after burn-in, (n_chains,)
     dropped: torch.Tensor  # the same if refused moves are not counted
     crowd: torch.Tensor  # exact: (n_steps + 1, n_grid)
@@ -699,7 +701,8 @@ def watch_walk(n_chains, n_draws, device="cpu"):
     draws = torch.stack(draws, 1)[..., 0].double().cpu()
     late, moved = draws[:, burn_in + 1 :], (draws[:, burn_in + 1 :] != draws[:, burn_in:-1]).double()
     n_moved, pooled = moved.sum(1), (late * moved).sum() / moved.sum()
-    dropped = pooled + ((late - pooled) * moved).sum(1) / n_moved.mean()  # a ratio of sums, linearised
+    # a ratio of sums, linearised: these average to `pooled`, and their spread gives its standard error (delta method)
+    dropped = pooled + ((late - pooled) * moved).sum(1) / n_moved.mean()
     marks = draws[:, list(MARKS)].T
     crowd, share = exact_crowd(k, start, burn_in), n_accepted / n_draws
     return Walk(path[:, 0], share, marks, late.mean(1), dropped, crowd, (-e).softmax(0), rate)
@@ -756,7 +759,7 @@ def section_chain(run):
     walk = watch_walk(run.config.n_chains, run.config.n_draws, run.device)
     n, (burn_in, gaps) = run.config.n_chains, burn_in_steps(walk.crowd, walk.p)
     run.metric("one chain: share of moves accepted", walk.acceptance, None, ("exact", walk.p @ walk.rate))
-    for step, x in zip(MARKS, walk.means, strict=True):
+    for step, x in zip(MARKS, walk.positions, strict=True):
         mean, sem = mean_and_error(x)
         exact = ("exact, from K^n", walk.crowd[step] @ WELL_AXIS)
         run.metric(f"all chains after {step} steps: mean of x", mean, sem, exact, allowance(sem, n, len(MARKS)))
@@ -855,6 +858,7 @@ def hmc(energy, x, n_steps, step_size, n_leapfrog=10, temperature=1.0, keep=None
             e_new, grad_new = energy_and_grad(energy, x_new)
             v = v - step_size * grad_new
         v = v + 0.5 * step_size * grad_new  # the last kick was half too much
+        # v need not be turned round: v² is the same, and the next step draws a new v
         log_ratio = (e + kinetic - e_new - 0.5 * (v**2).flatten(1).sum(1)) / temperature
         yes, x, e, grad = accept(log_ratio, (x_new, e_new, grad_new), (x, e, grad))
         accepted = accepted + yes / n_steps
@@ -1110,7 +1114,7 @@ def sample_wells(best, n_chains, n_draws, device="cpu"):
 
 @functools.cache
 def exact_ula(step_size=BIASED["ULA"][0]):
-    """ULA's own limit on the double well: (axis, π): a wider grid, as without the test noise carries it higher."""
+    """ULA's own limit on the double well, (axis, π): a wider grid, as without the test noise carries it higher."""
     axis = torch.linspace(-2.2, 2.2, 441, dtype=torch.float64)
     e, grad = energy_and_grad(double_well, axis[:, None])
     return axis, stationary(transition_matrix(axis, e, step_size, grad[:, 0], adjust=False)[0])
@@ -1188,17 +1192,17 @@ def draw_wells(found, axis, pi, swept):
 
 def record_sampler(run, name, sampled, axis, pi):
     """One sampler's numbers on the double well, beside what its transition matrix says."""
-    n, k, limit = len(sampled.draws), sampled.exact, ("exact", pi @ axis)
+    n, setting, limit = len(sampled.draws), sampled.exact, ("exact", pi @ axis)
     mean, sem = mean_and_error(sampled.draws.mean(1))
-    run.metric(f"{name}: mean of x", mean, sem, limit, allowance(sem, n) if k else None)
+    run.metric(f"{name}: mean of x", mean, sem, limit, allowance(sem, n) if setting else None)
     if name == "ULA":
         wide, own = exact_ula()
         run.metric("ULA: mean of x beside its own limit", mean, sem, ("exact kernel", own @ wide), allowance(sem, n))
-    if k is None:
+    if setting is None:
         return
     rate, sem = mean_and_error(sampled.acceptance)
-    run.metric(f"{name}: acceptance rate", rate, sem, ("exact kernel", pi @ k.rate), allowance(sem, n))
-    run.metric(f"{name}: effective per 1,000 evaluations", *sampled.per_1000, ("exact kernel", k.per_1000))
+    run.metric(f"{name}: acceptance rate", rate, sem, ("exact kernel", pi @ setting.rate), allowance(sem, n))
+    run.metric(f"{name}: effective per 1,000 evaluations", *sampled.per_1000, ("exact kernel", setting.per_1000))
 
 
 def say_mixing(run, chains):
@@ -1633,7 +1637,7 @@ def network_parameters(n_models, width, device="cpu"):
     """Weights (M, in, out) and biases (M, 1, out), at random; smooth units: ReLU would leave kinks in the density."""
     normal = lambda *shape: torch.randn(n_models, *shape, device=device)  # noqa: E731
     w_1, b_1, w_2 = 2 * normal(1, width), 2 * normal(1, width), normal(width, width) / width**0.5
-    return [w_1, b_1, w_2, torch.zeros_like(b_1), normal(width, 1) / width**0.5]
+    return [w_1, b_1, w_2, torch.zeros_like(b_1), normal(width, 1) / width**0.5]  # no last bias: a constant in E cancels
 
 
 def two_phases(energy, parameters, x_data, axis):
@@ -1671,7 +1675,7 @@ def adam_uphill(parameters, gradients, moments, step, rate, betas=(0.9, 0.99)):
 
 
 def exact_peaks_entropy():
-    """Entropy in nats of `peaks`, by quadrature: no model's mean negative log likelihood on new data is below it."""
+    """Entropy in nats of `peaks`, by quadrature: a model's expected negative log likelihood is this + KL >= 0 (part 10)."""
     density = lambda x: peaks(torch.tensor(x)).item()  # noqa: E731
     return scipy.integrate.quad(lambda x: -density(x) * math.log(density(x)), -5, 5)[0]
 
@@ -1792,8 +1796,7 @@ def section_forces(run):
 # Gulrajani et al. 2017, goes along such lines too, but between data and generated points, and its penalty is (|∇| - 1)²: a
 # slope of 1, not of 0.) Let E be a table on a grid; then the penalty is λ Eᵀ Q E = λ Σ weight (ΔE/Δx)², a quadratic form.
 # The loss is convex (a linear term, a log-sum-exp and a square, each of them convex), and Newton's method,
-# E <- E - Hessian⁻¹ gradient,
-# finds *the* optimum of
+# E <- E - Hessian⁻¹ gradient, finds *the* optimum of
 #
 #     Σ p_data E + log Σ exp(-E) + λ Eᵀ Q E,     gradient p_data - p + 2λ Q E,     Hessian diag(p) - p pᵀ + 2λ Q,
 #

@@ -682,7 +682,7 @@ def test_a_crowd_follows_the_matrix_and_burn_in_ends_for_good():
 
 def test_the_walk_agrees_with_its_matrix_and_dropping_refusals_is_wrong_as_computed():
     walk = m.watch_walk(400, 400)
-    for step, x in zip(m.MARKS, walk.means, strict=True):
+    for step, x in zip(m.MARKS, walk.positions, strict=True):
         mean, sem = m.mean_and_error(x)
         assert abs(mean - walk.crowd[step] @ m.WELL_AXIS) < m.allowance(sem, 400, 4)
     exact, arrivals = walk.p @ m.WELL_AXIS, (walk.p * walk.rate) @ m.WELL_AXIS / (walk.p @ walk.rate)
