@@ -582,8 +582,7 @@ def section_learning(run):
         run.say("exact learning has not arrived: more --n-learn-steps, to compare it with Wilks's price")
     inversion = min(("mean field, no diagonal", "mean field", "TAP"), key=lambda name: found.kl[name][5].mean())
     nats = found.kl["pseudo-likelihood"][3].mean(), exact[3].mean()
-    run.say("KL at 1: pseudo-likelihood {:.4f} nats, exact learning {:.4f}".format(*nats))
-    run.say(f"the best of the inversions at 1.5: {inversion}")
+    run.say("KL at 1: pseudo-likelihood {:.4f} nats, exact {:.4f}; best inversion at 1.5: {}".format(*nats, inversion))
 
 
 # %% 3. Pairs of pixels

@@ -297,6 +297,28 @@ class DigitScores(NamedTuple):
     nearest: float  # median distance to the nearest training image
 
 
+def nearest_of(scores):
+    """Names of {name: DigitScores} that are not told apart from the nearest, which comes first: their Fréchet distances lie
+    within two standard errors of the difference."""
+    best, *others = sorted(scores, key=lambda name: scores[name].frechet)
+    near = scores[best]
+    limits = {name: 2 * math.hypot(scores[name].frechet_sem, near.frechet_sem) for name in others}
+    return [best, *(name for name in others if scores[name].frechet - near.frechet <= limits[name])]
+
+
+def in_words(names):
+    """The first name, and how many are not told apart from it."""
+    return names[0] + (f", {len(names) - 1} not told apart" if names[1:] else "")
+
+
+@own_random_stream
+def floor_of_training_images(run):
+    """Fréchet distance of as many training images as samples are drawn."""
+    torch.manual_seed(run.seed)
+    x = images(run).x
+    return frechet_to_test(run, x[torch.randperm(len(x))[: run.config.n_samples]])
+
+
 # Differs from 08_cooperative_training.py: score_images - of float64 images, without copies
 def score_images(run, x):
     """DigitScores of images x (N, 64); ends the run if they are lost: clipped, they would look like images."""
@@ -918,10 +940,13 @@ def flow_of_digits(run, x, n_nearest=4, n_steps=60):
     return (log_p.view(near.shape) + share[near].log()).logsumexp(1)
 
 
+@functools.cache
+@own_random_stream
 def tuned_mixture(run):
     """A mixture of spread images, its size and regularisation chosen on a part of the training images."""
+    torch.manual_seed(run.seed)
     x, _, held, _ = split_images(in_cells(images(run).x), images(run).y, 0.25)
-    settings = [(size, reg) for size in (5, 10, 20, 40) for reg in (3e-3, 1e-2)]
+    settings = [(size, reg) for size in (3, 5, 7, 10, 20) for reg in (1e-3, 2e-3, 3e-3, 1e-2)]
 
     def loss(setting):
         return -mixture_log_density(fit_gaussians(x, setting[0], run.seed, setting[1]), held).mean()
@@ -958,9 +983,8 @@ def measure_diffused_digits(run):
         score = at_levels(copy.deepcopy(nets[name]).cpu().double())[0]
         twisted[name] = antisymmetry(lambda z, score=score: score(z, 0.5), noisy)
     bits = {name: bits_per_dimension(log_p) for name, log_p in bits.items()}
-    floor = frechet_to_test(run, images(run).x[torch.randperm(len(images(run).x))[: run.config.n_samples]])
     near = nearest_distances(images(run).x_test, images(run).x).median().item()
-    return DenoisedDigits(drawn, scores, bits, twisted, floor, near)
+    return DenoisedDigits(drawn, scores, bits, twisted, floor_of_training_images(run), near)
 
 
 def draw_line(line, s=0.5, high=5.0):
@@ -1015,8 +1039,7 @@ def draw_diffused_digits(run, found):
     values, sems = [found.scores[name].frechet for name in names], [found.scores[name].frechet_sem for name in names]
     bars.errorbar(values, names, xerr=sems, fmt="o", ms=9)
     bars.axvline(found.floor, c="k", ls="--", label="real training images")
-    best = min(found.scores, key=lambda name: found.scores[name].frechet)
-    bars.set(xlabel="Fréchet distance to test images", xscale="log", title=f"nearest: {best}")
+    bars.set(xlabel="Fréchet distance to test images", xscale="log", title=f"nearest: {in_words(nearest_of(found.scores))}")
     bars.legend()
     return fig
 
@@ -1048,7 +1071,7 @@ def record_denoiser(run, found):
         run.metric(f"{name}: nearest training image", scores.nearest, None, ("test images", found.nearest))
     run.metric("probability flow: class entropy (ln 10)", found.scores["probability flow"].entropy, None, ("even", 1))
     bits = {name: mean_and_sem(values) for name, values in found.bits.items()}
-    run.metric("flow: bits a dimension", *bits["flow"], ("mixture", bits["mixture"][0]))
+    run.metric("flow: bits a dimension", *bits["flow"], ("mixture tuned for bits", bits["mixture"][0]))
     for name, share in found.antisymmetry.items():
         run.metric(f"{name}: antisymmetry", share, None, ("an energy's", 0), None if "free" in name else 1e-6)
 
@@ -1068,14 +1091,15 @@ def section_diffusion(run):
 def diffusion_sentence(found):
     """Which sampler, whether clusters pay, whether freedom does, and who codes images in fewer bits."""
     distance = {name: scores.frechet for name, scores in found.scores.items()}
-    best = min(SAMPLERS, key=distance.get)
+    best, *ties = nearest_of({name: found.scores[name] for name in SAMPLERS})
+    others = f", not told apart from {' and '.join(ties)}" if ties else ""
     energy, bare, free = (distance[f"a fifth: {name}"] for name in ("energy", "without clusters", "free network"))
     gain, sem = mean_and_sem(found.bits["mixture"] - found.bits["flow"])
     codes = "as many bits as" if abs(gain) < 2 * sem else "fewer bits than" if gain > 0 else "more bits than"
     return (
-        f"the {best} comes nearest to real digits ({distance[best]:.2f}, the mixture {distance['mixture']:.2f}); "
+        f"{best} comes nearest to real digits ({distance[best]:.2f}{others}; a mixture of 60 {distance['mixture']:.2f}); "
         f"in a fifth of the time the energy reaches {energy:.2f}, without clusters {bare:.2f}, the free network {free:.2f}; "
-        f"the flow codes test images in {codes} the mixture ({gain:+.3f} +- {sem:.3f} a pixel saved)"
+        f"the flow codes test images in {codes} a mixture tuned for that ({gain:+.3f} +- {sem:.3f} a pixel saved)"
     )
 
 
@@ -1334,6 +1358,7 @@ class Recovered(NamedTuple):
     samples: dict  # {name: images}
     scores: dict  # {name: DigitScores}
     n_convex: int  # rungs that eq. (10) would take between two neighbouring images
+    floor: float  # Fréchet distance of as many training images
 
 
 @functools.cache
@@ -1362,7 +1387,9 @@ def measure_recovery(run):
     }
     near = torch.cdist(images(run).x, images(run).x).fill_diagonal_(math.inf).amin(1).median().item()
     n_convex = len(easy_ladder(near / 2, nets[0].low)) - 1
-    return Recovered(samples, {name: score_images(run, each) for name, each in samples.items()}, n_convex)
+    return Recovered(
+        samples, {name: score_images(run, each) for name, each in samples.items()}, n_convex, floor_of_training_images(run)
+    )
 
 
 def draw_rungs(wells, m=2.0, sigma=0.6):
@@ -1405,12 +1432,14 @@ def record_rungs(run, wells):
     for name, column in zip(("x", "x^2", "x^4"), wells.slope.T, strict=True):
         mean, sem = mean_and_sem(column)
         run.metric(f"gradient at the truth, {name}", mean, sem, ("zero", 0), tolerance(sem, len(column), 3))
-    for s, found, exact, share in zip(wells.s, wells.found, wells.exact, wells.information, strict=True):
+    rungs = zip(wells.s, wells.found, wells.exact, wells.information, wells.curvature, strict=True)
+    for s, found, exact, share, curvature in rungs:
         mean, sem = mean_and_sem(found)
         run.metric(
             f"rung {s:.2f}: crossed in 20 steps", mean, sem, ("kernel", exact), tolerance(sem, len(found), len(wells.s))
         )
         run.metric(f"rung {s:.2f}: information about shares", share, None, ("likelihood", 1))
+        run.metric(f"rung {s:.2f}: least curvature", curvature, None, ("convex from", 0))
 
 
 def section_recovery(run):
@@ -1421,7 +1450,7 @@ def section_recovery(run):
     ladder, loop, patient = found.scores.values()
     run.metric("rungs that convexity would take on digits", found.n_convex, None, ("used", N_RUNGS))
     for name, scores in found.scores.items():
-        run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("no rungs", loop.frechet))
+        run.metric(f"{name}: Frechet distance", scores.frechet, scores.frechet_sem, ("real images", found.floor))
         run.metric(f"{name}: told from real", scores.told, scores.told_sem, ("a coin", 0.5))
     run.figure(draw_recovered(run, found), "digits")
     nearer = "nearer" if ladder.frechet < loop.frechet else "farther"
@@ -1736,7 +1765,7 @@ def measure_flow_digits(run):
         log_q = exact.log_density(x_test)
         log_p = {
             "flow": log_q,
-            "tilted flow": log_q + tilted(x_test) - log_z[0],
+            "tilted flow": log_q + tilted(x_test) - max(log_z),  # the less favourable of the two sides
             "mixture": mixture_log_density(mixture, x_test),
         }
     scores = {name: score_images(run, each) for name, each in samples.items()}
@@ -1769,12 +1798,8 @@ def draw_flow_digits(run, found):
     for name, (mean, sem) in bits.items():
         scores = found.scores[name]
         right.errorbar(mean, scores.frechet, scores.frechet_sem, sem, "o", ms=9, label=name)
-    least, nearest = min(bits, key=lambda n: bits[n][0]), min(found.scores, key=lambda n: found.scores[n].frechet)
-    right.set(
-        xlabel="bits a dimension (fewer is better)",
-        ylabel="Fréchet distance",
-        title=f"fewest bits: {least}; nearest: {nearest}",
-    )
+    right.set(xlabel="bits a dimension (fewer is better)", ylabel="Fréchet distance")
+    right.set_title(f"nearest: {in_words(nearest_of(found.scores))}")
     right.legend()
     return fig
 
@@ -1818,13 +1843,13 @@ def flows_sentence(islands, found):
     tilt = "cuts" if gaps["tilted flow"] < gaps["flow"] else "does not cut"
     even = "better" if gaps["energy, even noise"] < gaps["tilted flow"] else "worse"
     contrast = "nearer" if islands.js[1] < islands.js[0] else "not nearer"
-    bits = {name: values.mean().item() for name, values in found.bits.items()}
-    least = min(bits, key=bits.get)
+    saved, error = mean_and_sem(found.bits["flow"] - found.bits["tilted flow"])
+    codes = "as many bits as" if abs(saved) < 2 * error else "fewer bits than" if saved > 0 else "more bits than"
     distance = {name: scores.frechet for name, scores in found.scores.items()}
     return (
         f"the tilt {tilt} bridges: {gaps['flow']:.3f} to {gaps['tilted flow']:.3f} nats, even noise is {even} in the plane "
         f"({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits the "
-        f"{least} needs the fewest bits, and the tilt turns distance {distance['flow']:.2f} to {distance['tilted flow']:.2f}"
+        f"tilted flow needs {codes} the flow, and its distance is {distance['tilted flow']:.2f} for {distance['flow']:.2f}"
     )
 
 
@@ -2175,8 +2200,7 @@ def draw_latent_digits(found, x_test, n=12):
     """Digits from each prior, above real ones."""
     fig, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
     rows = {f"{name}\n{scores.frechet:.2f}": drawn[:n] for name, (scores, drawn) in found.items()}
-    best = min(found, key=lambda name: found[name][0].frechet)
-    title = f"One decoder, three priors: {best} comes nearest (Frechet distance)"
+    title = f"One decoder, three priors: nearest is {in_words(nearest_of({name: each[0] for name, each in found.items()}))}"
     show_images(ax, rows | {"test images": x_test[:n]}, title)
     return fig
 
@@ -2695,6 +2719,8 @@ class Descended(NamedTuple):
     data: float
     at_rest: float
     zeros: np.ndarray
+    distance: float  # Kolmogorov-Smirnov, of samples at the step at which their entropy is nearest the data's
+    allowed: float  # what exact samples keep below with 95 %
 
 
 def measure_equilibrium(run, means=(-1.0, 1.0), variance=0.04):
@@ -2705,7 +2731,14 @@ def measure_equilibrium(run, means=(-1.0, 1.0), variance=0.04):
     rising = (field[:-1] < 0) & (field[1:] >= 0)
     zeros = (axis[:-1] - field[:-1] * np.diff(axis) / np.diff(field))[rising]
     at_rest = (np.abs(ends[:, None] - zeros).min(1) < 1e-3).mean()
-    return Descended(entropy, exact_mixture_entropy(means, variance), at_rest, zeros)
+    data, starts = exact_mixture_entropy(means, variance), to_numpy(torch.randn(4000, dtype=torch.float64))
+    nearest = descend_field(axis, field, starts, int(np.abs(entropy - data).argmin()))[0]
+
+    def cdf(y):
+        return scipy.stats.norm.cdf(y[:, None], to_numpy(means), variance**0.5).mean(1)
+
+    distance, allowed = scipy.stats.kstest(nearest, cdf).statistic, scipy.stats.kstwo.ppf(0.95, len(nearest))
+    return Descended(entropy, data, at_rest, zeros, distance, allowed)
 
 
 def record_equilibrium(run, found):
@@ -2714,6 +2747,7 @@ def record_equilibrium(run, found):
     for n in dict.fromkeys((soon, late)):
         run.metric(f"descent, {n} steps: entropy (nats)", found.entropy[n], None, ("data", found.data))
     run.metric(f"descent, {late} steps: share at a zero", found.at_rest, None, ("all", 1))
+    run.metric("descent, entropy right: distance (KS)", found.distance, None, ("exact samples, 95 %", found.allowed))
 
 
 def draw_equilibrium(ax, found):
@@ -2721,7 +2755,7 @@ def draw_equilibrium(ax, found):
     ax.semilogx(np.arange(1, len(found.entropy)), found.entropy[1:], color="tab:orange", label="samples")
     ax.axhline(found.data, color="tab:red", ls="--", label="data")
     best = np.abs(found.entropy - found.data).argmin()
-    ax.set(title=f"A static field: entropy crosses the data's at step {best}, then falls", xlabel="steps")
+    ax.set(title=f"A static field: entropy right at step {best}, samples {found.distance:.2f} off (KS)", xlabel="steps")
     ax.set(ylabel="entropy (nats)", yscale="symlog")
     ax.legend()
 
@@ -2836,23 +2870,25 @@ def measure_roots(run, n_networks=4, rate=0.002, n=400, away=1e-5):
     y = 3.6 * torch.rand_like(x) - 1.8
     for _ in range(400):
         y = y - rate * energy_slope(energy, x, y)[0]
-    for _ in range(20):  # to the bottom, by Newton's method, where there is one
+    at_root = (y.abs() - x.sqrt()).abs() < 0.15
+    for _ in range(20):  # to the bottom, by Newton's method, where there is one: for the contraction
         slope, curvature = energy_slope(energy, x, y)
         y = y - torch.where(curvature > 1, slope / curvature.clamp(min=1), 0)
     slope, curvature = energy_slope(energy, x, y)
-    found, moved = ((y.abs() - x.sqrt()).abs() < 0.15) & (slope.abs() < 1e-9) & (curvature > 1), y + away
+    found, moved = at_root & (slope.abs() < 1e-9) & (curvature > 1), y + away
     for _ in range(10):
         moved = moved - rate * energy_slope(energy, x, moved)[0]
     answers = regression(x.float()[..., None]).abs().mean(1)
     shrinking, theory = ((moved - y) / away)[found], ((1 - rate * curvature) ** 10)[found]
-    positive = ((y > 0) & found).double().sum(1) / found.sum(1).clamp(min=1)
-    return Roots(answers, found.double().mean(1), positive, shrinking, theory)
+    positive = ((y > 0) & at_root).double().sum(1) / at_root.sum(1).clamp(min=1)
+    return Roots(answers, at_root.double().mean(1), positive, shrinking, theory)
 
 
 def record_roots(run, found):
     """What regression and descent answer, and the contraction."""
     run.metric("y^2 = x, regression: mean |answer|", *mean_and_sem(found.regression), ("mean of the roots", 0))
-    run.metric("y^2 = x, descent: share at a root", *mean_and_sem(found.at_root), ("all", 1))
+    share, sem = mean_and_sem(found.at_root)
+    run.metric("y^2 = x, descent: share at a root", share, sem or None, ("all", 1))
     run.metric("y^2 = x, descent: share at the positive", *mean_and_sem(found.positive), ("even", 0.5))
     gap = (found.shrinking - found.theory).abs().max() if len(found.theory) else 1.0  # no root, no claim
     run.metric("y^2 = x: contraction of 10 steps, off by", gap, None, ("|1 - eta lambda|^10", 0), 1e-3)
@@ -3116,7 +3152,7 @@ DIRECTIONS = {
     ),
     "a static field": Direction(
         measure_equilibrium, record_equilibrium, draw_equilibrium, "Wang & Du 2025",
-        "the entropy is right at one time only, so when to stop is part of the model; what density it has is open",
+        "when to stop is part of the model, and no time makes these samples right; what density it has is open",
     ),
     "no data": Direction(
         measure_without_data, record_without_data, draw_without_data, "Akhound-Sadegh et al. 2024",

@@ -1010,8 +1010,8 @@ def test_section_learning_compares_with_entropy_exact_learning_and_wilks(monkeyp
     assert run.metrics["exact gradient, 18 units (ms)"].value == 30
     assert run.metrics["pseudo-likelihood, 18 units (ms)"].value == 3
     nats = (kl[name][3].mean() for name in ("pseudo-likelihood", "exact learning"))
-    assert run.said[0].startswith("KL at 1: pseudo-likelihood {:.4f} nats, exact learning {:.4f}".format(*nats))
-    assert run.said[1].endswith("at 1.5: mean field, no diagonal")
+    assert run.said[0].startswith("KL at 1: pseudo-likelihood {:.4f} nats, exact {:.4f}".format(*nats))
+    assert run.said[0].endswith("at 1.5: mean field, no diagonal")
     assert "costs 10 of the other" in run.figures["methods"][1][0]
     monkeypatch.undo()
     planted["compare_learning"] = planted["compare_learning"]._replace(left=0.01)  # not arrived: nothing is promised

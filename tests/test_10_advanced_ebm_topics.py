@@ -254,7 +254,7 @@ def test_section_diffusion_holds_every_exact_claim_and_names_the_best_by_the_num
     exact = run.metrics["without its half: variance"].against[1]
     assert exact == pytest.approx(0.5**4 / (0.25 + 25))
     best = min(m.SAMPLERS, key=lambda name: run.metrics[f"{name}: Frechet distance"].value)
-    assert f"the {best} comes nearest" in run.said[0]
+    assert f"{best} comes nearest" in run.said[0]
 
 
 # 2. Recovery likelihood
@@ -495,3 +495,15 @@ def test_log_z_of_a_level_is_a_gaussians_before_training(sigma):
     with torch.no_grad():
         found = m.log_z_of_level(net, grid, cell, sigma)
     assert found == pytest.approx(math.log(2 * math.pi * (1.7**2 + sigma**2)), abs=1e-4)
+
+
+def test_those_within_two_standard_errors_are_as_near_as_the_nearest():
+    """The mistake: to crown whoever is least, inside the noise."""
+    far = {"a": (0.3, 0.01), "b": (0.1, 0.03), "c": (0.17, 0.03)}
+    scores = {
+        name: m.DigitScores(*(value if at == 0 else sem for at in range(len(m.DigitScores._fields))))
+        for name, (value, sem) in far.items()
+    }
+    assert m.nearest_of(scores) == ["b", "c"]
+    assert m.in_words(["b", "c"]) == "b, 1 not told apart"
+    assert m.in_words(["b"]) == "b"

@@ -332,6 +332,8 @@ def test_after_long_a_descent_all_samples_are_at_the_fields_zeros():
     found = m.measure_equilibrium(Notes(n_descent=3000))
     assert found.at_rest == 1
     assert found.entropy[-1] < found.data - 10
+    assert found.allowed == pytest.approx(1.358 / 4000**0.5, rel=0.01)
+    assert 0.05 < found.distance < 0.2  # an entropy that is right is not yet a density that is
     field = m.equilibrium_field(torch.tensor(found.zeros), torch.tensor([-1.0, 1.0]).double(), 0.04)
     assert field.abs().max() < 1e-4
 
