@@ -1048,8 +1048,8 @@ def train_by_chains(networks, sample, how, n_steps, n_chains, batch_size, rate, 
 # more steps it gets (`share`). Its rate, and the noise of those that the command lists, was chosen on validation points by
 # one command for all (tests/benchmarks/score_tuning.py), at the full budget. Not tuned are the noise of NCE, of falling
 # score matching and of sliced, the widest noise, clipping and Adam's memory. What a trainer needs stands first in its row.
-# Score matching and denoising appear twice, with one small noise as in their papers and with noise that falls from wide to
-# narrow: the wide noise joins the modes, and section 5 shows what the narrow one alone cannot see.
+# Score matching and denoising appear twice, with one noise as in their papers and with noise that falls from wide to narrow:
+# the wide noise joins the modes, and section 5 shows what a narrow one alone cannot see.
 
 
 def grid_phases(networks, x, noise, progress):
@@ -1139,7 +1139,7 @@ TRAINERS = {
     "HMC, weighted": TunedTrainer("chains, weights", (OLIVE, "v", "-"), 1.3, 1e-2, chains=ByChains(hmc_step, 1, 0.65)),
     "Langevin, plain": TunedTrainer("chains", (BROWN, "^", ":"), 1.0, 1e-3, chains=ByChains(weighted=False)),
     "denoising, falling": TunedTrainer("noise levels", (RED, "o", "-"), 0.8, 1e-2, 0.05, falling_denoising_phases, True),
-    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 2.2, 3e-3, 0.2, denoising_phases, True),
+    "denoising, one noise": TunedTrainer("a noise level", (RED, "o", ":"), 2.2, 3e-3, 0.4, denoising_phases, True),
     "score matching, falling": TunedTrainer(SECOND, (ORANGE, "P", "-"), 0.4, 3e-3, 0.1, with_falling(matching_phases), True),
     "score matching, one blur": TunedTrainer(SECOND, (ORANGE, "P", ":"), 0.4, 3e-3, 0.1, matching_phases, True),
     "sliced, falling": TunedTrainer(SECOND, (CYAN, "X", "-"), 0.6, 3e-3, 0.1, with_falling(sliced_phases), True),
@@ -1830,6 +1830,7 @@ def draw_blindness(learned, densities, axis, distances, price):
         lines = to_numpy(densities[name][:4].T)
         axes[1].plot(x, lines, color=SEEING[name][0], lw=1, label=[name] + [None] * (lines.shape[1] - 1))
     axes[1].set(title="what score matching makes of the two heights", xlabel="$x$", ylabel="density", xlim=(-4, 4))
+    axes[1].set_ylim(0, 1.4)
     axes[2].plot(2 * distances / SPREAD, price[:, 0], BLUE, lw=2, label="KL: what likelihood sees")
     axes[2].plot(2 * distances / SPREAD, price[:, 1], ORANGE, lw=2, label="Fisher: what the score sees")
     theory = [theory_fisher_of_weights(m, SPREAD, WEIGHT, 0.5) for m in distances]

@@ -3317,7 +3317,7 @@ def draw_map(lines, n_modules):
     table.auto_set_font_size(False)
     table.set_fontsize(9.5)
     table.scale(1, 1.55)
-    ax.set_title(f"A map of the course, from the numbers of {n_modules} modules")
+    ax.set_title(f"A map of the course: {n_modules} of its ten modules have run here")
     return fig
 
 
