@@ -93,7 +93,7 @@ def mean_and_error(values):
     return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
-def allowance(sem, n, n_compared=1):
+def tolerance(sem, n, n_compared=1):
     """How far the mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at
     one false alarm in 10,000, shared by the `n_compared` of which the worst is judged, times sem. None for n < 2."""
     return None if n < 2 else scipy.stats.t.isf(1e-4 / (2 * n_compared), n - 1) * sem
@@ -405,10 +405,10 @@ def section_partition(run):
     run.metric("one dimension: log Z, 41 points (nats)", log_z, None, ("quadrature", exact_well_log_z()), 1e-8)
     for name, estimates in found.items():
         ratio, sem = mean_and_error(estimates.at(2).error.exp())
-        run.metric(f"{name}, d = 2: Z / exact", ratio, sem, ("unbiased", 1), allowance(sem, config.n_repeats))
+        run.metric(f"{name}, d = 2: Z / exact", ratio, sem, ("unbiased", 1), tolerance(sem, config.n_repeats))
         record_estimates(run, name, estimates)
     ratio, sem = mean_and_error(few.exp())
-    within = allowance(sem, len(few)) if n_few == 1600 else None  # of fewer, too few count
+    within = tolerance(sem, len(few)) if n_few == 1600 else None  # of fewer, too few count
     run.metric("importance, d = 5, few points: Z / exact", ratio, sem, ("unbiased", 1), within)
     jensen = ("Jensen, first order", theory_jensen(exact_ess_share("importance", 5), n_few))
     run.metric("the same: log Z - exact (nats)", *mean_and_error(few), jensen)
@@ -762,14 +762,14 @@ def section_chain(run):
     for step, x in zip(MARKS, walk.positions, strict=True):
         mean, sem = mean_and_error(x)
         exact = ("exact, from K^n", walk.crowd[step] @ WELL_AXIS)
-        run.metric(f"all chains after {step} steps: mean of x", mean, sem, exact, allowance(sem, n, len(MARKS)))
+        run.metric(f"all chains after {step} steps: mean of x", mean, sem, exact, tolerance(sem, n, len(MARKS)))
     run.metric("burn-in until within 1 % of p (steps)", burn_in)
     mean, sem = mean_and_error(walk.kept)
-    run.metric("all draws after burn-in: mean of x", mean, sem, ("exact", walk.p @ WELL_AXIS), allowance(sem, n))
+    run.metric("all draws after burn-in: mean of x", mean, sem, ("exact", walk.p @ WELL_AXIS), tolerance(sem, n))
     wrong, sem = mean_and_error(walk.dropped)
     arrivals = (walk.p * walk.rate) @ WELL_AXIS / (walk.p @ walk.rate)
     run.metric(
-        "refused moves not counted: mean of x", wrong, sem, ("exact, p times acceptance", arrivals), allowance(sem, n)
+        "refused moves not counted: mean of x", wrong, sem, ("exact, p times acceptance", arrivals), tolerance(sem, n)
     )
     run.figure(draw_walk(walk, burn_in, gaps), "walk")
     animate_walk(run, walk.path, walk.p)
@@ -1194,14 +1194,14 @@ def record_sampler(run, name, sampled, axis, pi):
     """One sampler's numbers on the double well, beside what its transition matrix says."""
     n, setting, limit = len(sampled.draws), sampled.exact, ("exact", pi @ axis)
     mean, sem = mean_and_error(sampled.draws.mean(1))
-    run.metric(f"{name}: mean of x", mean, sem, limit, allowance(sem, n) if setting else None)
+    run.metric(f"{name}: mean of x", mean, sem, limit, tolerance(sem, n) if setting else None)
     if name == "ULA":
         wide, own = exact_ula()
-        run.metric("ULA: mean of x beside its own limit", mean, sem, ("exact kernel", own @ wide), allowance(sem, n))
+        run.metric("ULA: mean of x beside its own limit", mean, sem, ("exact kernel", own @ wide), tolerance(sem, n))
     if setting is None:
         return
     rate, sem = mean_and_error(sampled.acceptance)
-    run.metric(f"{name}: acceptance rate", rate, sem, ("exact kernel", pi @ setting.rate), allowance(sem, n))
+    run.metric(f"{name}: acceptance rate", rate, sem, ("exact kernel", pi @ setting.rate), tolerance(sem, n))
     run.metric(f"{name}: effective per 1,000 evaluations", *sampled.per_1000, ("exact kernel", setting.per_1000))
 
 
@@ -1231,7 +1231,7 @@ def section_sampling(run):
     film, exact = pour(config.n_frames, config.n_settling), upper_basin_share(20.0)
     animate_settling(run, film, exact)
     share, sem = mean_and_error(film[-1][1][:, 1] > 0.8)
-    within = allowance((exact * (1 - exact) / 600) ** 0.5, 600) if config.n_settling >= SETTLED else None
+    within = tolerance((exact * (1 - exact) / 600) ** 0.5, 600) if config.n_settling >= SETTLED else None
     run.metric("settled in the upper basin (share)", share, sem, ("grid, T = 20", exact), within)
     bias = exact_ula()[1] @ exact_ula()[0] - pi @ axis
     cheapest = max(best, key=lambda name: found[name].per_1000)
@@ -1308,7 +1308,7 @@ def section_ais(run):
     for d in (5, 20):
         ratio, sem = mean_and_error(annealed.at(d).error.exp())
         enough = config.n_betas >= 10 * d and config.n_particles >= 100  # fewer: a few weights rule, and no spread shows it
-        within = allowance(sem, config.n_repeats, 2) if enough else None
+        within = tolerance(sem, config.n_repeats, 2) if enough else None
         run.metric(f"AIS, d = {d}: Z / exact", ratio, sem, ("unbiased", 1), within)
     for name, estimates in (("AIS", annealed), ("importance", plain)):
         record_estimates(run, name, estimates)
@@ -1512,7 +1512,7 @@ def section_scaling(run):
         for what, values, exact in (("acceptance rate", found.rates, exact_gaussian_acceptance),
                                     ("squared jump", found.jumps, exact_gaussian_jump)):  # fmt: skip
             mean, sem = mean_and_error(values)
-            within = allowance(sem, len(values), 2 * len(ranked))
+            within = tolerance(sem, len(values), 2 * len(ranked))
             run.metric(f"{name}, tuned: {what}", mean, sem, ("exact", exact(d, *proposal)), within)
         run.metric(f"{name}: effective per 1,000 evaluations", *found.per_1000, ("theory", tuned[name].per_1000))
     run.figure(draw_scaling(ranked, tuned), "acceptance")
@@ -1594,7 +1594,7 @@ def section_stepsize(run):
             mean, sem = mean_and_error(row)
             exact = ("2T/(2 - ah)", langevin_temperature(1, 2 * width, temperature))
             name = f"T = {temperature:g}, step ah = {width:.1f}: found T"
-            run.metric(name, mean, sem, exact, allowance(sem, len(row), 2 * len(WIDTHS)))
+            run.metric(name, mean, sem, exact, tolerance(sem, len(row), 2 * len(WIDTHS)))
     widths = (0.5, 1.8, 2.1, 2.5)
     size = watch_growth(widths, device=run.device)
     for i, width in enumerate(widths):
@@ -1606,7 +1606,7 @@ def section_stepsize(run):
     x = langevin(lambda x: (x**2).sum(1) / 2, torch.zeros(N_WELLS, 1, device=run.device), 60, 2.0, t)
     mean, sem = mean_and_error(1e6 * x[:, 0] ** 2)
     exact = ("noise^2/step_size 2/(2 - ah)", 1e6 * langevin_temperature(1.0, 2.0, t))
-    run.metric("a cold recipe: T found (millionths)", mean, sem, exact, allowance(sem, len(x)))
+    run.metric("a cold recipe: T found (millionths)", mean, sem, exact, tolerance(sem, len(x)))
     hot = mean_and_error(found[1.0][2])[0] - 1
     run.say(f"half way to the limit ULA samples {hot:.0%} too hot; a published recipe runs at {mean:.0f} millionths")
 

@@ -94,7 +94,8 @@ def means_and_sems(rows):
     return np.array([mean_and_sem(row) for row in rows]).T
 
 
-def allowed(sem, n, n_compared=1):
+# Differs from 01_ebm_foundations.py: tolerance - none where the repeats show no spread either
+def tolerance(sem, n, n_compared=1):
     """How far a mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at one
     false alarm in 10,000 (shared by `n_compared` comparisons), times sem. None where the repeats show no spread."""
     return -stdtrit(n - 1, 1e-4 / (2 * n_compared)) * sem if n > 1 and sem > 0 else None
@@ -481,7 +482,7 @@ def section_memories(run):
     sets["random"] = random_patterns(*sets["digits"].shape).to(run.device)
     for kind, x in sets.items():
         mean, sem = mean_and_sem(mean_overlaps(x))
-        within = allowed(sem, len(x)) if kind == "random" else None
+        within = tolerance(sem, len(x)) if kind == "random" else None
         run.metric(f"{kind}: mean overlap of two patterns", mean, sem, ("random patterns, exactly", exact), within)
         found[kind] = measure_basins(x)
         record_basins(run, kind, found[kind])
@@ -707,7 +708,7 @@ def record_retrieval(run, found, critical):
     repeats, theory = len(found.shares), ("Amit, Gutfreund, Sompolinsky", theory_critical_load()[0])
     for n, value, sem in zip(found.sizes, *critical.halves, strict=True):
         run.metric(f"N = {n}: load at which half are retained", value, sem, theory)
-    within, systematic = allowed(critical.limit[1], repeats), law_error(found, critical)
+    within, systematic = tolerance(critical.limit[1], repeats), law_error(found, critical)
     known = within is not None and math.isfinite(systematic)
     run.metric("alpha_c: line in N^(-2/3)", *critical.limit, theory, within + systematic if known else None)
     run.metric("alpha_c: line without the smallest nets", *critical.without_smallest, theory)
@@ -717,7 +718,7 @@ def record_retrieval(run, found, critical):
     for load, overlaps in found.kept.items():
         mean, sem = mean_and_sem(overlaps)
         reference = ("theory, N to infinity", theory_overlap(round(load * found.sizes[-1]) / found.sizes[-1]))
-        run.metric(f"load {load}: overlap of patterns retained", mean, sem, reference, allowed(sem, repeats))
+        run.metric(f"load {load}: overlap of patterns retained", mean, sem, reference, tolerance(sem, repeats))
 
 
 def section_capacity(run):
@@ -732,7 +733,7 @@ def section_capacity(run):
     errors = measure_bit_errors(largest, 2 * n_nets, run.device)
     for load, shares in errors.items():
         (mean, sem), exact = mean_and_sem(shares), exact_bit_error(largest, round(load * largest))
-        reference, within = ("binomial, exactly", exact), allowed(sem, 2 * n_nets)
+        reference, within = ("binomial, exactly", exact), tolerance(sem, 2 * n_nets)
         run.metric(f"load {load}: units wrong after one step", mean, sem, reference, within)
         run.metric(f"load {load}: the same for infinite nets", exact, None, ("erfc(sqrt(N/2P))/2", theory_bit_error(load)))
     free = [measure_error_free(n, n_nets * largest // n, run.device) for n in found.sizes[1:]]
@@ -846,7 +847,7 @@ def record_minima(run, p, minima, exact):
         mean, sem = mean_and_sem(minima.counts[:, kind])
         against, within = (("patterns", p), None) if kind < 2 else (None, None)
         if exact is not None:
-            against, within = ("exactly", exact[kind]), allowed(sem, len(minima.counts), 4)
+            against, within = ("exactly", exact[kind]), tolerance(sem, len(minima.counts), 4)
         run.metric(f"P = {p}: {name}", mean, sem, against, within)
     run.metric(f"P = {p}: states caught by spurious minima", *mean_and_sem(minima.caught[:, 2:].sum(1)))
 
@@ -1305,12 +1306,12 @@ def record_melting(run, found):
     """The metrics of one pattern, beside exact sums at the same N."""
     for k, t in enumerate(ONE_TEMPERATURES):
         (mean, sem), exact = mean_and_sem(found.overlap[:, k]), exact_moment(found.n, t, 1)
-        run.metric(f"P = 1, T = {t}: overlap", mean, sem, ("exact at this N", exact), allowed(sem, len(found.overlap)))
+        run.metric(f"P = 1, T = {t}: overlap", mean, sem, ("exact at this N", exact), tolerance(sem, len(found.overlap)))
     crossings, exact = [crossing(one) for one in found.cumulants], crossing(found.exact)
     mean, sem = mean_and_sem(crossings)
     if not math.isfinite(mean):
         return run.say("cumulants of two sizes that are alike do not cross: raise --glauber-units or --glauber-sweeps")
-    run.metric("T at which Binder's cumulants cross", mean, sem, ("exact sums", exact), allowed(sem, len(crossings)))
+    run.metric("T at which Binder's cumulants cross", mean, sem, ("exact sums", exact), tolerance(sem, len(crossings)))
     return run.metric("the same from exact sums", exact, None, ("mean field, N to infinity", 1))
 
 
@@ -1325,7 +1326,7 @@ def section_noise(run):
     phases = measure_phases(n, n_chains, n_sweeps, run.device)
     for (load, t), (overlaps, theory) in phases.points.items():
         (mean, sem), reference = mean_and_sem(overlaps), ("Amit, Gutfreund, Sompolinsky", theory)
-        run.metric(f"load {load}, T = {t}: overlap, 1/N to 0", mean, sem, reference, allowed(sem, n_chains))
+        run.metric(f"load {load}, T = {t}: overlap, 1/N to 0", mean, sem, reference, tolerance(sem, n_chains))
     agree = np.mean((phases.grid > 0.5) == (phases.theory > 0.5))
     run.metric("cells of the phase diagram as in theory", agree, None, ("all", 1))
     run.figure(draw_phase_diagram(phases, agree), "phases")
@@ -1575,7 +1576,9 @@ def record_wells(run, wells, exponential):
     """Exponents beside the exact ones at the same N, and beside n - 1; and exponential wells beside Hebb's."""
     for degree, found in wells.items():
         (mean, sem), exact = mean_and_sem(found.exponents), found.exact_exponent
-        run.metric(f"wells x^{degree}: exponent of N", mean, sem, ("exactly, same N", exact), allowed(sem, len(found.loads)))
+        run.metric(
+            f"wells x^{degree}: exponent of N", mean, sem, ("exactly, same N", exact), tolerance(sem, len(found.loads))
+        )
         run.metric(f"wells x^{degree}: exact exponent", exact, None, ("N to infinity", degree - 1))
     for n, (p, wells_wrong, hebb_wrong) in exponential.items():
         reference = ("Hebb, same cues", hebb_wrong.mean())

@@ -207,7 +207,8 @@ def mean_and_sem(x):
     return x.mean(0), x.std(0) / len(x) ** 0.5 if len(x) > 1 else torch.full_like(x[0], math.nan)
 
 
-def student_width(sem, n, n_compared=1):
+# Copied from 01_ebm_foundations.py: tolerance
+def tolerance(sem, n, n_compared=1):
     """How far the mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at
     one false alarm in 10,000, shared by the `n_compared` of which the worst is judged, times sem. None for n < 2."""
     return None if n < 2 else scipy.stats.t.isf(1e-4 / (2 * n_compared), n - 1) * sem
@@ -216,7 +217,7 @@ def student_width(sem, n, n_compared=1):
 def record(run, name, values, label, exact):
     """Record the mean of `values`, independent repeats (n,), beside an exact value that it must meet."""
     mean, sem = mean_and_sem(values)
-    run.metric(name, mean, sem, (label, exact), student_width(sem, len(values)))
+    run.metric(name, mean, sem, (label, exact), tolerance(sem, len(values)))
 
 
 def log_slope(x, y):
@@ -572,7 +573,7 @@ def section_learning(run):
     run.metric("exact learning: largest gradient left", found.left, None, ("at the maximum", 0))
     mean, sem = mean_and_sem((exact[:4] / price).flatten())
     is_done = found.left < 0.03 / config.n_data**0.5  # far below the data's own noise
-    within = student_width(sem, 4 * config.n_teachers) if is_done else None
+    within = tolerance(sem, 4 * config.n_teachers) if is_done else None
     run.metric("exact learning: KL over d/2n, up to 1", mean, sem, ("Wilks (1938)", 1), within)
     times = time_gradients(config.n_data, generator)
     for name, ms in zip(("exact gradient", "pseudo-likelihood"), times, strict=True):
@@ -1099,7 +1100,7 @@ def section_ising(run):
     record(run, f"L = {side}: |m|, cold", found[side].m[:, COLD], cold, exact_m[COLD])
     for each in sides[:2] if n > 1 else ():
         worst = worst_in_errors(found[each].energy, exact_ising_energy(TEMPERATURES, each))
-        within = student_width(1, n, len(TEMPERATURES))
+        within = tolerance(1, n, len(TEMPERATURES))
         run.metric(f"L = {each}: worst energy, in std. errors off", worst, None, ("Kaufman", 0), within)
         blind = worst_in_errors(found[each].energy, exact_ising_energy(TEMPERATURES, 1000))
         run.metric(f"L = {each}: same, from Kaufman at L = 1000", blind, None, ("refused above", within))
@@ -1282,14 +1283,14 @@ def section_clusters(run):
         run.metric(f"L = {side}: Wolff, autocorr. time (sweeps)", *times[2:], ("Gibbs", times[0]))
     log_sides = torch.tensor(sides).double().log()
     z, sem = weighted_slope(log_sides, found.gibbs.log(), found.gibbs_sem / found.gibbs)
-    run.metric("dynamic exponent z, Gibbs", z, sem, ("Nightingale & Blote (1996)", 2.1665), student_width(sem, n) + 0.1)
+    run.metric("dynamic exponent z, Gibbs", z, sem, ("Nightingale & Blote (1996)", 2.1665), tolerance(sem, n) + 0.1)
     z_wolff = weighted_slope(log_sides, found.wolff.log(), found.wolff_sem / found.wolff)
     run.metric("dynamic exponent z, Wolff", *z_wolff, ("Gibbs", z))
     exact = exact_ising_energy(torch.tensor([T_C]), sides[-1])[0]
     record(run, f"L = {sides[-1]}: Wolff, energy per site at Tc", found.energy, "Kaufman", exact)
     cumulant = measure_binder(sides[::2], 2 * config.n_lattices, config.n_cluster_steps, run.device)
     if math.isfinite(cumulant.crossing):
-        within = student_width(cumulant.sem, 2 * config.n_lattices)
+        within = tolerance(cumulant.sem, 2 * config.n_lattices)
         run.metric("Tc where Binder's cumulants cross", cumulant.crossing, cumulant.sem, ("Onsager", T_C), within)
     run.figure(draw_slowing(found, z, cumulant), "times")
     run.say(f"at L = {sides[-1]} clusters forget {found.gibbs[-1] / found.wolff[-1]:.0f} times faster than single spins")
@@ -1632,7 +1633,7 @@ def section_diagnostics(run):
         run.metric(f"{name}: effective sample size", found.ess, None, ("alarm below", 400))
         mean, sem = mean_and_sem(found.chains.mean(1))
         is_long = exact_tau < run.config.n_draws / 50  # only then are the errors to be believed
-        within = [student_width(error, len(found.chains)) if is_long else None for error in (found.tau_sem, sem)]
+        within = [tolerance(error, len(found.chains)) if is_long else None for error in (found.tau_sem, sem)]
         run.metric(f"{name}: autocorrelation time", found.tau, found.tau_sem, ("exact", exact_tau), within[0])
         run.metric(f"{name}: mean magnetisation", mean, sem, ("exact", exact_mean), within[1])
     run.figure(draw_cases(cases), "stuck")

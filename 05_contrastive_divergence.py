@@ -1353,7 +1353,7 @@ def must_be_finite(what, *values):
         sys.exit(f"{what} diverged: not every number is finite; a smaller learning rate or step size may cure it")
 
 
-# Copied from 04_restricted_boltzmann_machines.py: tolerance
+# Copied from 01_ebm_foundations.py: tolerance
 def tolerance(sem, n, n_compared=1):
     """How far the mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at
     one false alarm in 10,000, shared by the `n_compared` of which the worst is judged, times sem. None for n < 2."""

@@ -97,7 +97,7 @@ def mean_and_sem(values):
     return values.mean().item(), values.std().item() / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
-# Copied from 04_restricted_boltzmann_machines.py: tolerance
+# Copied from 01_ebm_foundations.py: tolerance
 def tolerance(sem, n, n_compared=1):
     """How far the mean of n independent repeats may lie from its exact value: Student's t with n - 1 degrees of freedom at
     one false alarm in 10,000, shared by the `n_compared` of which the worst is judged, times sem. None for n < 2."""

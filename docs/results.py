@@ -1,7 +1,7 @@
 """Make the README's tables of results and its pictures: python docs/results.py
 
-Runs sections of modules 07 to 09 over several seeds into outputs/results (half an hour on one quiet core; what lies there
-already is used), writes the tables between the README's marks, and copies seed 0's samples and animation.
+Runs sections of modules 07 to 10 over several seeds into outputs/results (a good half hour on one quiet core; what lies
+there already is used), writes the tables between the README's marks, and copies seed 0's samples and animation.
 """
 
 import json
@@ -119,6 +119,32 @@ TABLES = [
                     ("class, bold, leaning", "at once", "one energy of all"),
                 )
             ),
+        ],
+    ),
+    Table(
+        "8x8 digits, module 10: Fréchet distance",
+        "10_advanced_ebm_topics.py",
+        (0, 1, 2),
+        {"diffusion": [], "recovery": [], "latent": []},
+        [
+            *(
+                Row(f"noise levels, {label}", f"diffusion/{name}: Frechet distance", REAL)
+                for label, name in (
+                    ("probability flow", "probability flow"),
+                    ("reverse SDE", "reverse SDE"),
+                    ("annealed Langevin", "annealed Langevin"),
+                    ("a fifth of the time", "a fifth: energy"),
+                    ("a fifth, without clusters", "a fifth: without clusters"),
+                    ("a fifth, a free network", "a fifth: free network"),
+                )
+            ),
+            Row("mixture of 60", "diffusion/mixture: Frechet distance", REAL),
+            Row("bits a dimension of the flow", "diffusion/flow: bits a dimension", ("reference", "mixture tuned for bits")),
+            *(
+                Row(f"recovery: {name}", f"recovery/{name}: Frechet distance", REAL)
+                for name in ("six rungs, 120 steps", "no rungs, 120 steps", "no rungs, 400 steps")
+            ),
+            *(Row(name, f"latent/{name}: Frechet distance") for name in ("VAE", "VAE + mixture", "VAE + energy")),
         ],
     ),
 ]

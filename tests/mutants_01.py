@@ -49,8 +49,8 @@ MUTANTS = [
         "test_estimates_are_errors_claims_and_shares_of_the_right_dimension",
     ),
     (
-        '("unbiased", 1), allowance(sem, config.n_repeats))',
-        '("unbiased", 1), 10 * allowance(sem, config.n_repeats))',
+        '("unbiased", 1), tolerance(sem, config.n_repeats))',
+        '("unbiased", 1), 10 * tolerance(sem, config.n_repeats))',
         "a width that nothing can miss",
         IN_PARTITION,
     ),
@@ -95,7 +95,7 @@ MUTANTS = [
         "a reference that is the measured value",
         IN_CHAIN,
     ),
-    ("allowance(sem, n, len(MARKS)))", "allowance(sem, 3))", "a width as of three repeats", IN_CHAIN),
+    ("tolerance(sem, n, len(MARKS)))", "tolerance(sem, 3))", "a width as of three repeats", IN_CHAIN),
     # 5. sampling
     (
         "+ log_q(x, proposal, grad_new) - log_q(proposal, x, grad)",

@@ -82,8 +82,8 @@ MUTANTS = [
         "test_exact_mean_overlap_is_the_mean_over_all_pairs",
     ),
     (
-        'within = allowed(sem, len(x)) if kind == "random" else None',
-        'within = allowed(sem, len(x)) if kind == "digits" else None',
+        'within = tolerance(sem, len(x)) if kind == "random" else None',
+        'within = tolerance(sem, len(x)) if kind == "digits" else None',
         "digits held to the overlap of random patterns",
         IN_MEMORIES,
     ),
@@ -168,8 +168,8 @@ MUTANTS = [
         "test_the_mean_minima_of_three_patterns_are_those_of_all_sets_of_patterns",
     ),
     (
-        "allowed(sem, len(minima.counts), 4)",
-        "allowed(sem, len(minima.counts)) and 0.1 * exact[kind]",
+        "tolerance(sem, len(minima.counts), 4)",
+        "tolerance(sem, len(minima.counts)) and 0.1 * exact[kind]",
         "a tolerance that is a share of the value",
         IN_SPURIOUS,
     ),

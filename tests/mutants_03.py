@@ -76,7 +76,7 @@ MUTANTS = [
         "test_correlations_of_the_mistake_are_those_at_2t",
     ),
     (
-        "(label, exact), student_width(sem, len(values)))",
+        "(label, exact), tolerance(sem, len(values)))",
         "(label, exact), 0.1 * abs(mean))",
         "a tolerance that is a share of what is measured",
         IN_UNITS,
@@ -150,8 +150,8 @@ MUTANTS = [
         IN_LEARNING,
     ),
     (
-        "within = student_width(sem, 4 * config.n_teachers) if is_done else None",
-        "within = student_width(sem, 4 * config.n_teachers)",
+        "within = tolerance(sem, 4 * config.n_teachers) if is_done else None",
+        "within = tolerance(sem, 4 * config.n_teachers)",
         "Wilks promised before learning has arrived",
         IN_LEARNING,
     ),
@@ -279,14 +279,14 @@ MUTANTS = [
         "test_lattices_are_averaged_after_the_first_quarter",
     ),
     (
-        "exact_ising_energy(TEMPERATURES, each))\n        within = student_width(1, n, len(TEMPERATURES))",
-        "exact_ising_energy(TEMPERATURES, side))\n        within = student_width(1, n, len(TEMPERATURES))",
+        "exact_ising_energy(TEMPERATURES, each))\n        within = tolerance(1, n, len(TEMPERATURES))",
+        "exact_ising_energy(TEMPERATURES, side))\n        within = tolerance(1, n, len(TEMPERATURES))",
         "small lattices held against the large one's energy",
         IN_ISING,
     ),
     (
-        "within = student_width(1, n, len(TEMPERATURES))",
-        "within = student_width(1, n)",
+        "within = tolerance(1, n, len(TEMPERATURES))",
+        "within = tolerance(1, n)",
         "the worst of thirteen judged as one",
         IN_ISING,
     ),
@@ -323,7 +323,7 @@ MUTANTS = [
         BINDER,
     ),
     (
-        'z, sem, ("Nightingale & Blote (1996)", 2.1665), student_width(sem, n)',
+        'z, sem, ("Nightingale & Blote (1996)", 2.1665), tolerance(sem, n)',
         'z, sem, ("Nightingale & Blote (1996)", 2.1665), 1.5',
         "an exponent that passes from 0.7 to 3.6",
         IN_CLUSTERS,

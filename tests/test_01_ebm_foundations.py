@@ -520,13 +520,13 @@ def test_penalised_energies_are_stationary_points_and_follow_the_data_without_pe
 # --- each part's references, experiments and sections
 
 
-def test_means_errors_and_students_allowance():
+def test_means_errors_and_tolerance():
     """The mistakes: a spread of one repeat that is 0, five normal errors of a few repeats."""
     assert m.mean_and_error([1.0, 3.0]) == (2.0, 1.0)
     assert math.isnan(m.mean_and_error(torch.tensor([1.0]))[1])
-    assert m.allowance(2.0, 4) == pytest.approx(2 * scipy.stats.t.ppf(1 - 5e-5, 3))
-    assert m.allowance(2.0, 4, 10) == pytest.approx(2 * scipy.stats.t.ppf(1 - 5e-6, 3))
-    assert m.allowance(2.0, 1) is None
+    assert m.tolerance(2.0, 4) == pytest.approx(2 * scipy.stats.t.ppf(1 - 5e-5, 3))
+    assert m.tolerance(2.0, 4, 10) == pytest.approx(2 * scipy.stats.t.ppf(1 - 5e-6, 3))
+    assert m.tolerance(2.0, 1) is None
 
 
 def test_log_z_slopes_decimals_and_overflow_are_those_of_two_levels():
@@ -625,7 +625,7 @@ def test_ais_is_unbiased_in_every_dimension_and_its_path_ends_where_it_should():
     found = m.anneal_by_dimension(12, 200, 25)
     for d in (1, 5, 10):
         ratio, sem = m.mean_and_error(found.at(d).error.exp())
-        assert abs(ratio - 1) < m.allowance(sem, 12, 3)
+        assert abs(ratio - 1) < m.tolerance(sem, 12, 3)
     still = m.anneal_by_dimension(4, 200, 25, move=lambda x, beta: x)  # without moves: importance sampling
     assert still.at(10).share.mean() < 0.5 * found.at(10).share.mean()
 
@@ -684,11 +684,11 @@ def test_the_walk_agrees_with_its_matrix_and_dropping_refusals_is_wrong_as_compu
     walk = m.watch_walk(400, 400)
     for step, x in zip(m.MARKS, walk.positions, strict=True):
         mean, sem = m.mean_and_error(x)
-        assert abs(mean - walk.crowd[step] @ m.WELL_AXIS) < m.allowance(sem, 400, 4)
+        assert abs(mean - walk.crowd[step] @ m.WELL_AXIS) < m.tolerance(sem, 400, 4)
     exact, arrivals = walk.p @ m.WELL_AXIS, (walk.p * walk.rate) @ m.WELL_AXIS / (walk.p @ walk.rate)
     for values, reference in ((walk.kept, exact), (walk.dropped, arrivals)):
         mean, sem = m.mean_and_error(values)
-        assert abs(mean - reference) < m.allowance(sem, 400)
+        assert abs(mean - reference) < m.tolerance(sem, 400)
     assert arrivals - exact > 0.05
     assert walk.path[0] == m.WALK_START
     assert abs(walk.acceptance - walk.p @ walk.rate) < 0.1
@@ -824,11 +824,11 @@ def test_acceptance_and_jump_on_a_gaussian_are_exact_in_any_dimension(name, d, s
     for (mean, sem), exact in zip(
         simulated(d, c, b, scale), (m.exact_gaussian_acceptance(d, c, b), m.exact_gaussian_jump(d, c, b)), strict=True
     ):
-        assert abs(mean - exact) < m.allowance(sem, 400_000, 6)
+        assert abs(mean - exact) < m.tolerance(sem, 400_000, 6)
     _, rates, jumps = m.run_on_gaussian(name, (step, n), 2000, 5, d=d)  # and the samplers themselves
     for values, exact in ((rates, m.exact_gaussian_acceptance(d, c, b)), (jumps, m.exact_gaussian_jump(d, c, b))):
         mean, sem = m.mean_and_error(values)
-        assert abs(mean - exact) < m.allowance(sem, 2000, 6)
+        assert abs(mean - exact) < m.tolerance(sem, 2000, 6)
 
 
 def test_acceptance_in_one_dimension_is_the_textbook_arc_tangent():

@@ -723,7 +723,7 @@ def test_exact_polynomial_error_is_the_binomial_tail_at_degree_two_and_what_enum
         [(m.polynomial_field(one, one[:1], degree) * one[:1])[0, 0] for one in x]
     )  # one unit each: independent
     wrong = 0.5 * ((pull < 0).double() + (pull <= 0).double())
-    assert abs(wrong.mean().item() - m.exact_polynomial_error(n, degree, p)) < m.allowed(
+    assert abs(wrong.mean().item() - m.exact_polynomial_error(n, degree, p)) < m.tolerance(
         wrong.std().item() / 4000**0.5, 4000
     )
 
@@ -733,7 +733,7 @@ def test_exact_polynomial_load_is_classical_at_degree_two_grows_as_it_should_and
     large = m.exact_polynomial_load(1600, 3, 0.01) * 3 * 2.326348**2 / 1600**2  # (2n-3)!! = 3
     assert large == pytest.approx(1, abs=5e-3)
     mean, sem = m.mean_and_sem([m.measured_load(48, 3) for _ in range(20)])
-    assert abs(mean - m.exact_polynomial_load(48, 3, 0.01)) <= m.allowed(sem, 20)
+    assert abs(mean - m.exact_polynomial_load(48, 3, 0.01)) <= m.tolerance(sem, 20)
 
 
 def test_exponential_field_is_the_energy_difference_of_the_two_states_of_a_unit():
@@ -870,10 +870,10 @@ def test_mean_and_sem_is_in_float64_whatever_it_is_given():
 
 def test_allowed_is_students_and_one_repeat_is_judged_by_nothing():
     """The mistakes: normal errors of few repeats; the spread of one number taken for 0, and all claims for wrong."""
-    assert m.allowed(0.0, 9) is m.allowed(math.nan, 1) is m.allowed(math.nan, 5) is None
+    assert m.tolerance(0.0, 9) is m.tolerance(math.nan, 1) is m.tolerance(math.nan, 5) is None
     for n in (2, 12, 24):
-        assert m.allowed(0.2, n) == pytest.approx(0.2 * t.isf(5e-5, n - 1))
-    assert m.allowed(0.2, 12, 4) == pytest.approx(0.2 * t.isf(5e-5 / 4, 11))
+        assert m.tolerance(0.2, n) == pytest.approx(0.2 * t.isf(5e-5, n - 1))
+    assert m.tolerance(0.2, 12, 4) == pytest.approx(0.2 * t.isf(5e-5 / 4, 11))
     run = Notes()
     m.record_wells(run, {2: m.Wells([64, 128], np.ones((1, 2)), np.ones(2), np.ones(1), 1.1)}, {})
     assert run.metrics["wells x^2: exponent of N"].within is None

@@ -169,8 +169,8 @@ def test_slopes_errors_and_widths():
     assert torch.allclose(m.log_slope(x, torch.stack([3 * x**-0.5, x**2])), torch.tensor([-0.5, 2]).double())
     mean, sem = m.mean_and_sem([1.0, 2.0, 3.0, 4.0])
     assert (float(mean), float(sem)) == pytest.approx((2.5, (5 / 3) ** 0.5 / 2))
-    assert m.student_width(0.5, 8, 13) == width(0.5, 8, 13)
-    assert m.student_width(0.5, 1) is None
+    assert m.tolerance(0.5, 8, 13) == width(0.5, 8, 13)
+    assert m.tolerance(0.5, 1) is None
     assert m.correlation(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 1, 0])) == pytest.approx(-1)
 
 
