@@ -1902,6 +1902,14 @@ def exact_linear_log_density(x, a, b, w, s):
     return torch.distributions.MultivariateNormal(mean, covariance).log_prob(x)
 
 
+def theory_step_error(a, w, s, step_size):
+    """What Langevin steps of this size add to the slope in W (d, m): along a curvature h of the posterior they leave the
+    variance 1/(h (1 - εh/4)) and not 1/h (module 01, section stepsize), and the slope holds -W Var(z | x)/s²."""
+    h = a + w.T @ w / s**2
+    too_wide = torch.linalg.inv(h @ (torch.eye(len(a), dtype=a.dtype) - step_size * h / 4)) - torch.linalg.inv(h)
+    return -w @ too_wide / s**2
+
+
 def latent_grid(m, box, n):
     """Midpoints (n^m, m) of cells of [-box, box]^m."""
     axis = box * ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1)
@@ -1916,19 +1924,22 @@ def quadrature_log_density(x, prior, decoder, s, z):
 
 
 class LinearLatent(NamedTuple):
-    """How far quadrature is from the closed form; and slopes in b by chains (R,) and exactly."""
+    """How far quadrature is from the closed form; slopes in the first entries of b and W by chains (R, 2), exactly (2,), and
+    what the chains' steps add to them (2,)."""
 
     gap: float
     slopes: torch.Tensor
-    exact: float
+    exact: torch.Tensor
+    step_error: torch.Tensor
 
 
 def measure_linear_latent(run, s=0.5, step_size=0.08, n_steps=200):
-    """Three observed and two latent dimensions, all linear: the density, and the slope of its log in b by Langevin."""
+    """Three observed and two latent dimensions, all linear: the density, and slopes of its log by Langevin."""
     w, root = torch.randn(3, 2, dtype=torch.float64) / 2, torch.randn(2, 2, dtype=torch.float64)
     a, b = torch.eye(2, dtype=torch.float64) + root @ root.T / 4, torch.tensor([0.8, -0.5], dtype=torch.float64)
     x = torch.randn(20, 3, dtype=torch.float64) + torch.tensor([1.0, 0.0, -1.0])
     b.requires_grad_()
+    w.requires_grad_()
 
     def prior(z):
         return ((z @ a) * z).sum(-1) / 2 - z @ b
@@ -1936,16 +1947,21 @@ def measure_linear_latent(run, s=0.5, step_size=0.08, n_steps=200):
     def decoder(z):
         return z @ w.T
 
+    def slope(log_p):
+        in_b, in_w = torch.autograd.grad(log_p, (b, w))
+        return torch.stack([in_b[0], in_w[0, 0]])
+
     exact = exact_linear_log_density(x, a, b, w, s)
     gap = (quadrature_log_density(x, prior, decoder, s, latent_grid(2, 9.0, 240)) - exact).abs().max().item()
-    (slope,), slopes, n = torch.autograd.grad(exact.mean(), b), [], max(run.config.n_points // len(x), 1)
+    slopes, n = [], max(run.config.n_points // len(x), 1)
     for _ in range(run.config.n_repeats):
         many = x.repeat(n, 1)
         start = torch.randn(2, len(many), 2, dtype=torch.float64)
         z = langevin(slope_by_autograd(posterior_energy(prior, decoder, s, many)), start[0], n_steps, step_size)
         z_prior = langevin(slope_by_autograd(prior), start[1], n_steps, step_size)
-        slopes.append(-torch.autograd.grad(latent_loss(prior, decoder, s, many, z, z_prior), b)[0][0])
-    return LinearLatent(gap, torch.stack(slopes), slope[0].item())
+        slopes.append(-slope(latent_loss(prior, decoder, s, many, z, z_prior)))
+    step_error = torch.stack([torch.zeros(()).double(), theory_step_error(a, w.detach(), s, step_size)[0, 0]])
+    return LinearLatent(gap, torch.stack(slopes), slope(exact.mean()), step_error)
 
 
 def wells(z, height):
@@ -2205,6 +2221,18 @@ def draw_latent_digits(found, x_test, n=12):
     return fig
 
 
+def record_slopes(run, linear, bent):
+    """Slopes of log p by chains and by draws, beside what they are exactly; and how much of the chains' is their steps'."""
+    rows = zip("bW", linear.slopes.T, linear.exact + linear.step_error, strict=True)
+    slopes = {f"linear: slope in {which}, chains": (found, ("these steps, exactly", exact)) for which, found, exact in rows}
+    slopes["curve: slope in the height, draws"] = bent.slopes, ("exact", bent.exact)
+    for name, (found, reference) in slopes.items():
+        mean, sem = mean_and_sem(found)
+        run.metric(name, mean, sem, reference, tolerance(sem, len(found)))
+    with_error = (linear.exact + linear.step_error)[1]
+    run.metric("linear: slope in W, these steps, exactly", with_error, None, ("of log p itself", linear.exact[1]))
+
+
 def record_latent_digits(run, digits):
     """Scores of each prior; the distance to the nearest training image beside that of new real images."""
     real = nearest_distances(images(run).x_test, images(run).x).median()
@@ -2230,9 +2258,7 @@ def section_latent(run):
     linear, bent, paths = measure_linear_latent(run), measure_curve(run), measure_alignment(run)
     run.metric("linear: largest gap of log p to quadrature", linear.gap, None, ("closed form", 0), 1e-8)
     run.metric("curve: integral of p over the plane", bent.integral, None, ("density", 1), 1e-6)
-    for name, found in (("linear: slope in b, chains", linear), ("curve: slope in the height, draws", bent)):
-        mean, sem = mean_and_sem(found.slopes)
-        run.metric(name, mean, sem, ("exact", found.exact), tolerance(sem, len(found.slopes)))
+    record_slopes(run, linear, bent)
     run.metric("alignment: error of F", paths.free_energy, None, ("every path", 0), 1e-10)
     run.metric("alignment: error of the marginals", paths.marginals, None, ("every path", 0), 1e-10)
     run.metric("alignment, beta = 200: F", paths.cold, None, ("best path", paths.best), paths.allowed)

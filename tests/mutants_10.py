@@ -254,6 +254,12 @@ MUTANTS += [
         LATENT,
     ),
     (
+        "- step_size * h / 4))",
+        "- step_size * h / 2))",
+        "twice the step's share of the curvature",
+        SECOND_HALF + "test_the_steps_add_to_the_slope_in_w_what_their_own_stationary_variance_adds",
+    ),
+    (
         "error = (x - decoder(z_posterior.detach())).square().sum(-1).mean() / (2 * s**2)",
         "error = (x - decoder(z_posterior.detach())).square().sum(-1).mean() / s**2",
         "the decoder's error without its half",
