@@ -1640,6 +1640,7 @@ class Islands(NamedTuple):
     integrals: dict  # {name: integral over the window}
     log_z: tuple  # of the tilt: from the noise's side, from the data's side, by the grid
     js: tuple  # Jensen-Shannon divergence (nats) of the flow from the data: before and after it has learnt by contrast
+    bridges: dict  # {name: share of the mass at sea, on no island}
 
 
 def grid_of(n, reach):
@@ -1654,6 +1655,18 @@ def exact_divergences(log_p, log_q, cell):
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     p, q = log_p.exp() * cell, log_q.exp() * cell
     return (p * (log_p - log_q)).sum().item(), ((p * (log_p - log_m)).sum() + (q * (log_q - log_m)).sum()).item() / 2
+
+
+def share_off_islands(log_p, points, islands, reach=3.0):
+    """The share of a density exp(log_p) (N,) on an even grid of points (N, 2) that lies farther than `reach` standard
+    deviations from every round Gaussian of `islands`."""
+    far = torch.cdist(points, islands.means).amin(1) > reach * islands.covariances[0, 0, 0].sqrt()
+    return log_p.softmax(0)[far].sum().item()
+
+
+def theory_share_off_island(reach=3.0):
+    """The share of a round Gaussian of the plane beyond `reach` standard deviations: exp(-reach²/2) (Rayleigh's law)."""
+    return math.exp(-(reach**2) / 2)
 
 
 @functools.cache
@@ -1705,7 +1718,8 @@ def measure_islands(run, n=160, reach=10.0):
     g = [models["tilt"](x) for x in (models["flow"].sample(size), draw_gaussians(exact, size))]
     log_z = *(value.item() for value in log_z_from_both_sides(*g)), math.log(integrals["tilted flow"])
     js = divergences["flow, longer"][1], divergences["flow after contrast"][1]
-    return Islands(log_density, {name: kl for name, (kl, _) in divergences.items()}, integrals, log_z, js)
+    bridges = {name: share_off_islands(log_p[inside], grid[inside], exact) for name, log_p in log_density.items()}
+    return Islands(log_density, {name: kl for name, (kl, _) in divergences.items()}, integrals, log_z, js, bridges)
 
 
 # On digits the flow learns pixels that are spread over their cells, as eq. (9) wants it; its density is exact, so its bits
@@ -1784,7 +1798,7 @@ def draw_islands(islands):
         ax.imshow(
             to_numpy(log_p.exp().reshape(side, side).T), origin="lower", extent=(-10, 10, -10, 10), cmap="magma", vmax=0.25
         )
-        title = f"{name}:\n{islands.gaps[name]:.3f} nats from the data"
+        title = f"{name}: {islands.gaps[name]:.3f} nats off,\n{islands.bridges[name]:.1%} of it at sea"
         ax.set(title=title, xlabel="$x_1$", xlim=(-WINDOW, WINDOW), ylim=(-WINDOW, WINDOW))
     axes[0].set_ylabel("$x_2$")
     return fig
@@ -1808,6 +1822,8 @@ def record_islands(run, islands):
     """The plane's models beside the grid."""
     for name, gap in islands.gaps.items():
         run.metric(f"islands, {name}: gap (nats)", gap, None, ("the data's density", 0))
+    for name, share in islands.bridges.items():
+        run.metric(f"islands, {name}: mass at sea", share, None, ("the data's", theory_share_off_island()))
     for name in ("flow", "flow, longer", "flow after contrast"):
         run.metric(f"islands, {name}: integral", islands.integrals[name], None, ("a density's", 1), 0.01)
     for side, value in zip(("noise", "data"), islands.log_z, strict=False):
@@ -1839,17 +1855,18 @@ def section_flows(run):
 
 def flows_sentence(islands, found):
     """What the tilt is worth in the plane, whether contrast helps the flow, and who codes digits best."""
-    gaps = islands.gaps
-    tilt = "cuts" if gaps["tilted flow"] < gaps["flow"] else "does not cut"
+    gaps, bridges = islands.gaps, islands.bridges
+    tilt = "cuts" if bridges["tilted flow"] < bridges["flow"] else "does not cut"
     even = "better" if gaps["energy, even noise"] < gaps["tilted flow"] else "worse"
     contrast = "nearer" if islands.js[1] < islands.js[0] else "not nearer"
     saved, error = mean_and_sem(found.bits["flow"] - found.bits["tilted flow"])
     codes = "as many bits as" if abs(saved) < 2 * error else "fewer bits than" if saved > 0 else "more bits than"
     distance = {name: scores.frechet for name, scores in found.scores.items()}
     return (
-        f"the tilt {tilt} bridges: {gaps['flow']:.3f} to {gaps['tilted flow']:.3f} nats, even noise is {even} in the plane "
-        f"({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits the "
-        f"tilted flow needs {codes} the flow, and its distance is {distance['tilted flow']:.2f} for {distance['flow']:.2f}"
+        f"the tilt {tilt} bridges: {bridges['flow']:.3f} of the mass at sea to {bridges['tilted flow']:.3f} (the data's "
+        f"{theory_share_off_island():.3f}), {gaps['flow']:.3f} nats to {gaps['tilted flow']:.3f}; even noise is {even} in "
+        f"the plane ({gaps['energy, even noise']:.3f}); by contrast the flow gets {contrast} than by likelihood; on digits "
+        f"the tilted flow needs {codes} the flow, its distance is {distance['tilted flow']:.2f} for {distance['flow']:.2f}"
     )
 
 

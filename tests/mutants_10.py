@@ -183,6 +183,18 @@ MUTANTS = [
     ),
     # flows
     (
+        "> reach * islands.covariances[0, 0, 0].sqrt()",
+        "> reach * islands.covariances[0, 0, 0]",
+        "a radius in variances",
+        "test_the_share_off_the_islands_is_rayleighs",
+    ),
+    (
+        "return math.exp(-(reach**2) / 2)",
+        "return 2 * scipy.stats.norm.sf(reach)",
+        "the law of one dimension",
+        "test_the_share_off_the_islands_is_rayleighs",
+    ),
+    (
         "log_det = log_det - scale.sum(1)",
         "log_det = log_det + scale.sum(1)",
         "the log-determinant of the inverse",

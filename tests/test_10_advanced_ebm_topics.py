@@ -451,6 +451,14 @@ def test_divergences_on_a_grid_are_those_of_gaussians():
     assert 0 < js < kl
 
 
+def test_the_share_off_the_islands_is_rayleighs():
+    """The mistakes: a radius in other units, the mass on the islands, an island forgotten."""
+    (grid, _), islands = m.grid_of(400, 4.0), m.four_islands()
+    share = m.share_off_islands(m.mixture_log_density(islands, grid), grid, islands)
+    assert share == pytest.approx(m.theory_share_off_island(), rel=0.03)
+    assert m.theory_share_off_island(2.0) == pytest.approx(scipy.stats.chi2.sf(4.0, 2))
+
+
 def test_a_tilt_learns_the_log_ratio_and_its_constant():
     torch.manual_seed(0)
     config = tiny(batch_size=512, learning_rate=1e-2)
