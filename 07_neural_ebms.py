@@ -80,6 +80,7 @@ class Config:
     n_langevin: Annotated[int, "Langevin steps between two updates"] = 20
     step_size: Annotated[float, "the Langevin step, eps in eq. (2)"] = 0.01
     reinit: Annotated[float, "chance that a chain restarts from noise when it is visited"] = 0.01
+    start: Annotated[Literal["normal", "pixels"], "that noise: N(0, I), or with each pixel's own mean and spread"] = "normal"
     data_noise: Annotated[float, "standard deviation of the noise added to the data"] = 0.2
     learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 4e-3
     warm_up: Annotated[int, "updates over which the learning rate rises"] = 200
@@ -104,7 +105,7 @@ SMOKE = {"width": 32, "n_updates": 6, "batch_size": 16, "n_chains": 32, "n_lange
 SMOKE |= {"n_clusters": 4, "n_from_noise": 6, "n_long": 20, "n_short": 6, "n_curve": 4, "n_2d": 6, "checkpoint_every": 2}
 SMOKE |= {"n_components": 4, "n_a_class": 1}
 
-LARGE = {"sigma": 0.5, "data_noise": 0.3, "step_size": 0.02, "n_clusters": 64, "learning_rate": 5e-4}
+LARGE = {"sigma": 0.3, "data_noise": 0.3, "step_size": 0.02, "n_clusters": 64, "start": "pixels", "threads": 2}
 SUITED = {"mnist": LARGE, "fashion_mnist": LARGE}  # what a data set wants otherwise: its images have 784 pixels, not 64
 
 
@@ -679,20 +680,34 @@ def langevin(energy, x, n_steps, step_size, temperature=1.0, y=None, keep=None):
     return x
 
 
-class ReplayBuffer:
-    """Persistent chains in one tensor (n_blocks, n, B, d), visited block after block: no list, no copies."""
+class Start:
+    """The noise that chains start from, made of standard noise z (..., d): z itself, or with the mean and the spread of each
+    pixel of the images x (N, d) and the noise added to them, as if pixels were independent (`--start pixels`)."""
 
-    def __init__(self, n_blocks, n_networks, batch_size, d, reinit, device):
-        self.chains, self.at = torch.randn(n_blocks, n_networks, batch_size, d, device=device), -1
-        self.reinit = reinit
+    def __init__(self, config, x):
+        self.mean, self.spread = 0.0, 1.0
+        if config.start == "pixels":
+            self.mean, self.spread = x.mean(0), (x.var(0) + config.data_noise**2).sqrt()
+
+    def __call__(self, z):
+        return self.mean + self.spread * z
+
+
+class ReplayBuffer:
+    """Persistent chains in one tensor (n_blocks, n, B, d), visited block after block: no list, no copies. `start` makes the
+    noise that they start from of standard noise."""
+
+    def __init__(self, n_blocks, n_networks, batch_size, d, reinit, device, start=lambda z: z):
+        self.chains, self.at = start(torch.randn(n_blocks, n_networks, batch_size, d, device=device)), -1
+        self.reinit, self.start = reinit, start
 
     def next(self):
-        """The next block, a view (n, B, d) to be moved in place; a chain restarts from N(0, I) with chance `reinit`."""
+        """The next block, a view (n, B, d) to be moved in place; a chain restarts from noise with chance `reinit`."""
         self.at = (self.at + 1) % len(self.chains)
         block = self.chains[self.at]
         flat = block.view(-1, block.shape[-1])
         fresh = (torch.rand(len(flat), device=flat.device) < self.reinit).nonzero()[:, 0]
-        flat.index_copy_(0, fresh, flat.new_empty(len(fresh), flat.shape[1]).normal_())
+        flat.index_copy_(0, fresh, self.start(flat.new_empty(len(fresh), flat.shape[1]).normal_()))
         return block
 
 
@@ -758,7 +773,7 @@ class Trainer:
         n_blocks = max(config.n_chains // b, 1)
         self.y_chains = None if y_data is None else shared_out(y_data, n_blocks, b)
         self.label(y_data)
-        self.buffer = ReplayBuffer(n_blocks, self.n_networks, b, d, config.reinit, device)
+        self.buffer = ReplayBuffer(n_blocks, self.n_networks, b, d, config.reinit, device, Start(config, x_data))
         self.step, self.history = 0, []  # of (E data, E chains, gradient norm, movement), one row an update
 
     def label(self, y_data):
@@ -851,11 +866,17 @@ def denoised(run, energy, x, y=None, temperature=1.0):
     return clean
 
 
+def starts(run, n, n_networks=1):
+    """Noise (n_networks, n, d) that the run's chains start from."""
+    x = images(run)[0]
+    return Start(run.config, x)(torch.randn(n_networks, n, x.shape[1], device=run.device))
+
+
 # Differs from 06_score_matching.py: draw - by Langevin dynamics from noise
 @torch.no_grad()
 def draw(run, energy, n_steps, temperature=1.0, y=None, n=None, step_size=None):
     """Images (N, d) from noise by `n_steps` of eq. (2), and one step of denoising."""
-    x = torch.randn(1, n or run.config.n_samples, math.prod(SHAPES[run.config.dataset]), device=run.device)
+    x = starts(run, n or run.config.n_samples)
     return denoised(run, energy, travel(energy, x, n_steps, step_size or run.config.step_size, temperature, y), y)
 
 
@@ -917,7 +938,7 @@ def compare_temperatures(run, cold=0.01):
         torch.manual_seed(run.seed)  # the same weights, chains, data and noise for all
         energy = AutoEncoderEnergy(1, x.shape[1], config.width, changed.sigma).to(run.device)
         trainer = Trainer(energy, x, changed, temperature=temperature).run(config.n_short, name)
-        ends = torch.randn(1, config.n_samples, x.shape[1], device=run.device)
+        ends = starts(run, config.n_samples)
         travel(trainer.average, ends, config.n_from_noise // 5, changed.step_size, temperature)
         clean = denoised(run, trainer.average, ends, temperature=1 if name == "less noise" else temperature)
         dbs = [denoising_db(run, trainer.average, config.data_noise, t) for t in (1, temperature)]
@@ -1290,7 +1311,7 @@ def measure_curvature(trainer, n=100):
     """The stiffest curvature (nats per squared grey level) of the average energy at noisy training images and at noise,
     where chains start."""
     noise = torch.randn_like(trainer.x[:n])
-    points = trainer.x[:n] + trainer.config.data_noise * noise, noise
+    points = trainer.x[:n] + trainer.config.data_noise * noise, trainer.buffer.start(noise)
     return [stiffest_curvature(trainer.average, x[None], trainer.y[:n]).max().item() for x in points]
 
 
@@ -1343,7 +1364,7 @@ def drawn_at_random(run):
 def animate(run, energy, labels, name, n_frames=40):
     """GIF of 25 chains on their way from noise to digits, the later frames further apart."""
     shape, steps, y = SHAPES[run.config.dataset], 0, shared_out(labels, 1, 25)[0]
-    x = torch.randn(1, 25, math.prod(shape), device=run.device)
+    x = starts(run, 25)
     fig, ax = plt.subplots(figsize=(3.6, 3.9), layout="tight")
     writer = PillowWriter(fps=6)
     with run.whole(name) as path:
@@ -1458,7 +1479,7 @@ def small_scores(run, trainer, marks):
     """Fréchet distances (len(marks), n_seeds) of the networks' samples after so many Langevin steps from noise."""
     config, energy, rows, done = trainer.config, trainer.average, [], 0
     y = shared_out(trainer.y, 1, config.n_samples // 2)[0]
-    x = torch.randn(config.n_seeds, len(y), trainer.x.shape[1], device=run.device)
+    x = starts(run, len(y), config.n_seeds)
     for mark in marks:
         langevin(energy, x, mark - done, config.step_size, y=y)
         clean = (x - config.data_noise**2 * energy.slope(x, y)).nan_to_num(1.0, 1.0, -1.0)
@@ -1499,7 +1520,7 @@ def run_on(run):
     energy, y = trainer.average, shared_out(trainer.y, 1, config.n_samples)[0]
     data = trainer.x[trainer.labelled.like(y)]  # of the same clusters: their energies have unknown Z's
     data = (data + config.data_noise * torch.randn_like(data))[None]
-    x, done = torch.randn_like(data), 0
+    x, done = starts(run, config.n_samples), 0
     for step in marks_up_to(config.n_long):
         clean = denoised(run, energy, travel(energy, x, step - done, config.step_size, y=y), y)
         drift = (energy(x, y).mean() - energy(data, y).mean()).item()
@@ -1620,7 +1641,7 @@ def run_to_two_marks(run, trainer):
     """The Point of a training: its chains after a third of n_from_noise steps, and after a quarter of n_long."""
     config, y = run.config, shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
     first, last = max(config.n_from_noise // 3, 1), max(config.n_long // 4, 1)
-    x = torch.randn(1, len(y), trainer.x.shape[1], device=run.device)
+    x = starts(run, len(y))
     soon = denoised(run, trainer.average, travel(trainer.average, x, first, config.step_size, y=y), y)
     late = denoised(run, trainer.average, travel(trainer.average, x, max(last - first, 0), config.step_size, y=y), y)
     return point(run, soon, late)
@@ -1831,10 +1852,11 @@ def section_conditional(run):
 # The same file on a GPU: --device auto. Numbers of half the width (bfloat16) on convolutions, with the channels last in
 # memory, and only for ∇ₓE, whose error then hides under Langevin's noise; the weights' gradients stay in float32. Whether
 # that is faster is the processor's affair: with units made for it by several times, without them it is many times slower.
-# So it is measured first. Larger images want other settings, too: a hidden unit that sees more pixels bends E more, and most
-# of all at noise, where chains start: a step wider than 4 over a curvature overshoots (`digits` prints both).
-# With the settings of 8x8 images 28x28 images diverge, so σ and the data's noise grow with the images, and Adam's rate falls
-# (`SUITED`).
+# So it is measured first. Larger images want other settings, too (`SUITED`): a hidden unit that sees more pixels bends E
+# more, so σ and the data's noise grow with the images. Most of all it bends E at noise, where no image has ever been: a step
+# wider than 4 over a curvature overshoots (`digits` prints both), and at 28x28 chains from N(0, I) start where E is hundreds
+# of times too stiff for their step; most of their way is that of the paper, which they have to turn white. So they start
+# from noise that has each pixel's own mean and spread, `--start pixels`: with --start normal the same settings diverge.
 # What to expect of a GPU (an estimate, not measured here): an update is some 300 small operations one after another, which
 # at 28x28 take less time than their launch, about 5 µs each. So it should take 1 to 2 ms, whatever the width, and 4,000
 # updates less than ten seconds; chains are nearly free there, so the first thing to raise is --batch-size.
@@ -1847,7 +1869,7 @@ def section_conditional(run):
 # a mean over the batch, that is the gradient of the joined batch. The first process collects all chains for a checkpoint.
 
 # a training with another of these is another training; another of those may be meant, and is said
-SAME = ("dataset", "split", "architecture", "width", "sigma", "n_clusters", "data_noise", "batch_size", "n_chains")
+SAME = ("dataset", "split", "architecture", "width", "sigma", "n_clusters", "data_noise", "start", "batch_size", "n_chains")
 SAID = ("n_updates", "n_langevin", "step_size", "reinit", "learning_rate", "warm_up", "energy_l2", "ema", "precision")
 
 

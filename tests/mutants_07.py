@@ -16,6 +16,7 @@ IN_LOOP = "test_section_loop_compares_each_recipe_with_the_noise_and_the_kept_up
 IN_DIGITS = "test_section_digits_holds_the_energy_beside_the_mixture_and_the_mixture_beside_real_images"
 IN_PROPORTIONS = "test_section_proportions_compares_at_equal_nearness"
 IN_CONDITIONAL = "test_section_conditional_holds_it_beside_the_judge_and_the_mixture_that_knows_the_labels"
+START = "test_chains_start_from_standard_noise_or_from_that_of_pixels"
 
 MUTANTS = [
     # the judge
@@ -79,6 +80,24 @@ MUTANTS = [
         "z = z + self.biases.index_select(0, y.repeat_interleave(len(x)))",
         "labels of other images when networks stand side by side",
         "test_labels_have_biases_of_their_own_after_the_first_layer",
+    ),
+    (
+        "x.mean(0), (x.var(0) + config.data_noise**2).sqrt()",
+        "x.mean(0), x.var(0) + config.data_noise**2",
+        "chains that start with a variance for a spread",
+        START,
+    ),
+    (
+        "x.mean(0), (x.var(0) + config.data_noise**2).sqrt()",
+        "x.mean(0), x.std(0)",
+        "chains that start in the clean pixels' spread",
+        START,
+    ),
+    (
+        "self.start(flat.new_empty(len(fresh), flat.shape[1]).normal_())",
+        "flat.new_empty(len(fresh), flat.shape[1]).normal_()",
+        "restarts from other noise than samples",
+        START,
     ),
     # the plain loop
     (

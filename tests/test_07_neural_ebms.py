@@ -691,6 +691,23 @@ def test_the_buffer_visits_its_blocks_in_turn_and_what_moves_stays_moved():
         assert torch.equal(buffer.chains, before)
 
 
+def test_chains_start_from_standard_noise_or_from_that_of_pixels(monkeypatch):
+    """The mistakes: the data's added noise forgotten, a variance for a spread, restarts from other noise than samples."""
+    x, run = torch.randn(5000, D) * torch.linspace(0.1, 2, D) + torch.arange(D), a_run(None, start="pixels", data_noise=0.5)
+    monkeypatch.setattr(m, "images", lambda run: (x,))
+    spread = (x.var(0) + 0.25).sqrt()
+    buffer = m.ReplayBuffer(1, 50, 80, D, 1.0, "cpu", m.Start(run.config, x))
+    for z in (buffer.chains.clone(), buffer.next(), m.starts(run, 80, 50)):
+        assert z.shape[-1] == D
+        z = z.reshape(-1, D)
+        torch.testing.assert_close(z.mean(0), x.mean(0), rtol=0, atol=0.15)
+        torch.testing.assert_close(z.std(0), spread, rtol=0.1, atol=0)
+    torch.manual_seed(0)
+    plain = m.starts(a_run(None), 7, 2)
+    torch.manual_seed(0)
+    assert torch.equal(plain, torch.randn(2, 7, D))
+
+
 def test_visited_chains_restart_from_noise_with_the_chance_given():
     buffer, share, n_visits = m.ReplayBuffer(2, 100, 40, D, 0.05, "cpu"), 0.05, 40
     fresh = []
