@@ -834,6 +834,7 @@ class Squares:
 BOX, START_STD = 6.0, 3.0  # the plane's window [-6, 6]², and the width of the Gaussian that training starts from
 
 
+@functools.cache
 def toy_sets(device):
     """The data sets: each has sample(n), log_density(x) and score(x)."""
     angle = torch.arange(8, device=device) * (math.pi / 4)
@@ -867,17 +868,24 @@ def grid_cells(n, device):
     return torch.cartesian_prod(middle, middle), 2 * math.log(2 * BOX / n)
 
 
+@functools.lru_cache(16)
+def data_on_cells(data, n, device):
+    """The data's log density (n²,), normalised over n² cells as the model's is, on whatever grid, and its score (n², 2)."""
+    points, log_area = grid_cells(n, device)
+    log_p = data.log_density(points)
+    return log_p - log_p.logsumexp(0) - log_area, data.score(points)
+
+
 def exact_scores(networks, sets, n):
     """GridScores of each network beside its data set in `sets`, summed over n² cells."""
     points, log_area = grid_cells(n, networks.weights[0].device)
     parts = [networks.passes(some.expand(len(sets), -1, -1)) for some in points.split(2000)]
     energy, gradient = (torch.cat(each, 1) for each in zip(*parts, strict=True))
     log_z = (-energy).logsumexp(1) + log_area
-    log_p = torch.stack([data.log_density(points) for data in sets])
-    log_p = log_p - log_p.logsumexp(1, keepdim=True) - log_area  # as normalised as the model's density, on whatever grid
+    log_p, score = map(torch.stack, zip(*(data_on_cells(data, n, points.device) for data in sets), strict=True))
     p, log_ratio = log_p.exp() * math.exp(log_area), log_p + energy + log_z[:, None]
     gap = torch.where(p > 0, p * log_ratio, 0.0).sum(1)  # 0 log 0 = 0
-    off = torch.stack([data.score(points) for data in sets]) + gradient
+    off = score + gradient
     density = (-energy - log_z[:, None]).exp().reshape(-1, n, n)
     return GridScores(gap, 0.5 * (p * off.square().sum(2)).sum(1), log_z, density)
 

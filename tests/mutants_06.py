@@ -281,8 +281,8 @@ MUTANTS = [
         SCORES,
     ),
     (
-        "off = torch.stack([data.score(points) for data in sets]) + gradient",
-        "off = torch.stack([data.score(points) for data in sets]) - gradient",
+        "off = score + gradient",
+        "off = score - gradient",
         "a Fisher divergence to the model turned upside down",
         SCORES,
     ),
