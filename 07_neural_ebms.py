@@ -90,8 +90,8 @@ class Config:
     n_from_noise: Annotated[int, "Langevin steps from noise to such an image"] = 1500
     n_long: Annotated[int, "Langevin steps of the long run"] = 5000
     n_short: Annotated[int, "updates of the short trainings: architectures, loop, ablations"] = 400
-    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 600
-    n_2d: Annotated[int, "updates in two dimensions"] = 500
+    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 450
+    n_2d: Annotated[int, "updates in two dimensions"] = 400
     n_seeds: Annotated[int, "networks trained side by side in the ablations, and mixtures fitted"] = 3
     n_components: Annotated[int, "Gaussians in the mixture to compare with, chosen on validation images"] = 60
     n_a_class: Annotated[int, "Gaussians a class in the mixture that knows the labels, chosen likewise"] = 6
@@ -106,6 +106,7 @@ SMOKE |= {"n_clusters": 4, "n_from_noise": 6, "n_long": 20, "n_short": 6, "n_cur
 SMOKE |= {"n_components": 4, "n_a_class": 1}
 
 LARGE = {"sigma": 0.3, "data_noise": 0.3, "step_size": 0.02, "n_clusters": 64, "start": "pixels", "threads": 2}
+LARGE |= {"n_updates": 5000, "n_from_noise": 1000, "n_components": 300, "n_a_class": 30}
 SUITED = {"mnist": LARGE, "fashion_mnist": LARGE}  # what a data set wants otherwise: its images have 784 pixels, not 64
 
 
@@ -510,7 +511,7 @@ def contenders(config):
     return {
         "auto-encoder": Contender(AutoEncoderEnergy(1, d, config.width, sigma, config.n_clusters), n, {}),
         "auto-encoder, ReLU": contender(mlp(d, config.width, d, nn.ReLU, n_hidden=1), 0.7, sigma, {}),
-        "conv. auto-encoder": contender(conv_autoencoder(shape), 1.6, 1.5 * sigma, few),
+        "conv. auto-encoder": contender(conv_autoencoder(shape), 2.2, 1.5 * sigma, few),
         "MLP": contender(mlp(d, half), 0.4, 1.0, scalar),
         "MLP, ReLU": contender(mlp(d, half, activation=nn.ReLU), 0.4, 1.0, scalar),
         "MLP, spectral norm": contender(mlp(d, half, norm=spectral_norm), 0.3, 1.0, scalar),
@@ -1265,12 +1266,17 @@ def draw_mixture(mixture, n, rng, by_share=True):
     return torch.as_tensor((mixture.means[k] + noise).clip(-1, 1), dtype=torch.float32)
 
 
+@functools.cache
+def tuned_mixture(run, with_labels):
+    """The mixture fitted to the training images, to 20,000 of them where they are more, without or with their labels."""
+    x, y = (part[:20_000] for part in images(run)[::2])
+    size, labels = (run.config.n_a_class, y) if with_labels else (run.config.n_components, None)
+    return fit_mixture(x, size, run.seed, labels)
+
+
 def mixture_samples(run, n, with_labels=False, by_share=True):
-    """n images (n, d) from the tuned mixture, fitted to the training images without or with their labels."""
-    (x, _, y, _), config = images(run), run.config
-    size, labels = (config.n_a_class, y) if with_labels else (config.n_components, None)
-    mixture = fit_mixture(x, size, run.seed, labels)
-    return draw_mixture(mixture, n, np.random.default_rng(run.seed), by_share).to(run.device)
+    """n images (n, d) from the tuned mixture."""
+    return draw_mixture(tuned_mixture(run, with_labels), n, np.random.default_rng(run.seed), by_share).to(run.device)
 
 
 @functools.cache
