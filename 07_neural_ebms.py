@@ -1267,7 +1267,7 @@ def draw_mixture(mixture, n, rng, by_share=True):
 
 
 @functools.cache
-def tuned_mixture(run, with_labels):
+def mixture_of_run(run, with_labels):
     """The mixture fitted to the training images, to 20,000 of them where they are more, without or with their labels."""
     x, y = (part[:20_000] for part in images(run)[::2])
     size, labels = (run.config.n_a_class, y) if with_labels else (run.config.n_components, None)
@@ -1276,7 +1276,7 @@ def tuned_mixture(run, with_labels):
 
 def mixture_samples(run, n, with_labels=False, by_share=True):
     """n images (n, d) from the tuned mixture."""
-    return draw_mixture(tuned_mixture(run, with_labels), n, np.random.default_rng(run.seed), by_share).to(run.device)
+    return draw_mixture(mixture_of_run(run, with_labels), n, np.random.default_rng(run.seed), by_share).to(run.device)
 
 
 @functools.cache
