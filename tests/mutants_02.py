@@ -1,5 +1,6 @@
 """Mistakes planted in module 02 by tests/mutants.py: (old text, new text, what mistake it is, the test that notices it)."""
 
+BEST = "test_the_best_rules_are_those_that_errors_do_not_tell_apart_and_errors_are_those_of_nets"
 DRIFT = "test_a_drift_with_a_known_exponent_and_limit_is_found_again"
 IN_CAPACITY = "test_section_capacity_allows_for_both_errors_and_compares_with_exact_tails"
 IN_MEMORIES = "test_section_memories_holds_random_patterns_to_the_exact_overlap_and_projections_to_their_theorem"
@@ -10,6 +11,7 @@ LEARNS = "test_perceptron_stores_what_hebb_cannot_without_self_couplings"
 PATH = "test_asynchronous_path_follows_the_plain_rule_one_unit_at_a_time"
 NOISY = "test_the_noisy_theory_has_its_two_limits_and_a_line_between_them"
 POLYNOMIAL = "test_exact_polynomial_error_is_the_binomial_tail_at_degree_two_and_what_enumeration_gives"
+OUTNUMBER = "test_spurious_minima_outnumber_the_others_only_where_three_errors_say_so"
 STABLE = "test_exact_stability_is_what_optimisers_reach_and_zero_where_linear_programming_finds_no_couplings"
 
 MUTANTS = [
@@ -174,9 +176,21 @@ MUTANTS = [
         IN_SPURIOUS,
     ),
     (
-        "if mean[2:].sum() > mean[:2].sum()), None)",
-        "if mean[2:].sum() > mean[0]), None)",
+        "torch.tensor([-1.0, -1, 1, 1]).double()",
+        "torch.tensor([-1.0, 0, 1, 1]).double()",
         "the mirrors left out where memories are counted",
+        OUTNUMBER,
+    ),
+    (
+        "if gap > 3 * sem), None)",
+        "if gap > 0), None)",
+        "spurious minima in front by less than their error",
+        OUTNUMBER,
+    ),
+    (
+        "4) if exact[kind] else 0",
+        "4)",
+        "a count that cannot be, judged by its own spread",
         IN_SPURIOUS,
     ),
     # 5. Rules
@@ -227,6 +241,24 @@ MUTANTS = [
         "beyond = sum((own.stability[: len(best)] > best - 0.5).sum() for own in found.values())",
         "units counted as better than the best that are not",
         IN_RULES,
+    ),
+    (
+        "if not gap > 3 * sem)]",
+        "if not gap > 0)]",
+        "a winner by its mean alone",
+        BEST,
+    ),
+    (
+        "gaps = {name: mean_and_sem(shares[first] - own)",
+        "gaps = {name: mean_and_sem(shares[first] - own.mean())",
+        "rules on the same nets compared as if on others",
+        BEST,
+    ),
+    (
+        "*mean_and_sem(best[at].mean(1)), reference)",
+        "*mean_and_sem(best[at].ravel()), reference)",
+        "units of one net taken for independent ones",
+        BEST,
     ),
     # 6. Noise
     (
