@@ -9,6 +9,7 @@ IN_NOISE = "test_section_noise_compares_with_exact_sums_and_with_theory"
 IN_SPURIOUS = "test_section_spurious_compares_three_patterns_with_the_exact_means"
 LEARNS = "test_perceptron_stores_what_hebb_cannot_without_self_couplings"
 PATH = "test_asynchronous_path_follows_the_plain_rule_one_unit_at_a_time"
+LIMIT = "test_the_limit_tells_theory_from_the_estimate_of_1982_where_its_error_does"
 NOISY = "test_the_noisy_theory_has_its_two_limits_and_a_line_between_them"
 POLYNOMIAL = "test_exact_polynomial_error_is_the_binomial_tail_at_degree_two_and_what_enumeration_gives"
 OUTNUMBER = "test_spurious_minima_outnumber_the_others_only_where_three_errors_say_so"
@@ -90,9 +91,15 @@ MUTANTS = [
         IN_MEMORIES,
     ),
     (
-        'found["random"][rule].recalled[2].mean() / 2]',
-        'found["digits"][rule].recalled[2].mean() / 2]',
+        'mean_and_sem(own), mean_and_sem(shares["random"][rule])',
+        'mean_and_sem(own), mean_and_sem(shares["digits"][rule])',
         "a rule compared with itself on the same digits",
+        IN_MEMORIES,
+    ),
+    (
+        "if not abs(gap) > 3 * error:",
+        "if not abs(gap) > 0:",
+        "a loss of half that lies within the noise",
         IN_MEMORIES,
     ),
     # 3. Capacity
@@ -149,6 +156,24 @@ MUTANTS = [
         "power = 2 / 3",
         "no allowance for the law of the drift",
         IN_CAPACITY,
+    ),
+    (
+        "reach = (tolerance(sem, len(found.shares)) or math.nan) + law",
+        "reach = tolerance(sem, len(found.shares)) or math.nan",
+        "a limit said without the error of its law",
+        LIMIT,
+    ),
+    (
+        "reach = (tolerance(sem, len(found.shares)) or math.nan) + law",
+        "reach = sem * 0 + law",
+        "a limit said without the error of chance",
+        LIMIT,
+    ),
+    (
+        "n_repeats * (largest // n) ** 2, n_starts",
+        "n_repeats * largest // n, n_starts",
+        "small nets, which are cheap, as few as large ones",
+        "test_measured_retrieval_holds_shares_of_nets_that_keep_their_patterns",
     ),
     # 4. Spurious states
     (

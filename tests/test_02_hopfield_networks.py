@@ -277,7 +277,10 @@ def test_section_memories_holds_random_patterns_to_the_exact_overlap_and_project
     assert run.metrics["digits, Hebb: share fixed"].within is None
     assert run.metrics["digits, Storkey: from 10 % flipped"].value == 0.5
     assert run.said[0].endswith("Hebb 20%, Storkey 50%, pseudo-inverse 90%")
-    assert run.said[1].endswith(": Hebb")
+    assert run.said[1].endswith(": Hebb; too close to half to tell: none")  # all sets alike: no error
+    shares = {"random": {"a": [1.0, 1.0], "b": [1.0, 0.6], "c": [0.5, 0.5]}, "digits": {"a": [0.4, 0.5]}}
+    shares["digits"] |= {"b": [0.39, 0.39], "c": [0.1, 0.11]}
+    assert m.lost_on_digits(shares) == (["c"], ["a", "b"])
 
 
 # Section 3
@@ -359,8 +362,15 @@ def test_a_drift_with_a_known_exponent_and_limit_is_found_again(power):
 
 def test_measured_retrieval_holds_shares_of_nets_that_keep_their_patterns(monkeypatch):
     """The mistakes: a repeat that mixes sizes, an overlap below 0.7 taken for a pattern that is kept."""
-    monkeypatch.setattr(m, "overlaps_at_rest", lambda n, p, nets, starts, device: torch.full((nets, starts), p / n) + 0.55)
+    asked = {}
+
+    def overlaps(n, p, nets, starts, device):
+        asked.setdefault(n, nets)
+        return torch.full((nets, starts), p / n) + 0.55
+
+    monkeypatch.setattr(m, "overlaps_at_rest", overlaps)
     found = m.measure_retrieval(320, 2, "cpu")
+    assert asked == {40: 128, 80: 32, 160: 8, 320: 2}
     assert found.shares.shape == (2, 4, 5)
     assert found.sizes == [40, 80, 160, 320]
     assert np.array_equal(found.shares[0], (found.loads + 0.55 > 0.7).astype(float))
@@ -395,7 +405,25 @@ def test_section_capacity_allows_for_both_errors_and_compares_with_exact_tails(m
     share = run.metrics["no error, P = 1 N/(2 ln N): share"]
     assert share.against[1] == pytest.approx((1 - m.exact_bit_error(320, 28)) ** 320)
     assert share.value > share.against[1] - 4 * share.sem
-    assert "0.020 N more" in run.said[-1]
+    assert "up to 0.160 N by 320 units, 0.1400 N in the limit, the 0.138 of theory in reach" in run.said[-1]
+
+
+def test_the_limit_tells_theory_from_the_estimate_of_1982_where_its_error_does(monkeypatch):
+    """The mistakes: chance without the law, or the law without chance; a tolerance that would take 0.15 for 0.138."""
+    sizes, power = np.array([250.0, 500, 1000, 2000]), -2 / 3
+    halves, shares = 0.1415 + 2.4 * sizes**power, np.zeros((12, 4, 5))
+
+    def said(sem, exponent_sem):
+        pair = np.array([0.1415, sem])
+        critical = m.Critical(np.stack([halves, halves * 0]), pair, pair, pair, np.array([0.66, exponent_sem]))
+        return m.say_limit(m.Retrieval(list(sizes), None, shares, {}), critical)
+
+    assert "theory in reach" in said(0.0005, 0.05)
+    assert "0.15 of 1982 out of reach" in said(0.0005, 0.05)
+    assert said(0.0009, 0.1).count(" in reach") == 2
+    assert "theory out of reach" in said(0.0001, 0.01)
+    assert "theory in reach" in said(0.0008, 0.001)
+    assert "too few" in said(math.nan, 0.05)
 
 
 # Section 4
