@@ -489,7 +489,7 @@ def record_basins(run, kind, found):
 def section_memories(run):
     """Most damaged letters come back; digits resemble each other, which hurts Hebb's rule more than those that heed it."""
     letters = measure_letters(read_letters(LETTERS).to(run.device))
-    run.metric("letters: from 25 % flipped", *mean_and_sem(letters.from_flipped), ("all", 1))
+    run.metric("letters: from 25 % flipped", letters.from_flipped.mean().item(), None, ("all", 1))  # these four: no sample
     for half, share in letters.halves.items():
         run.metric(f"letters: from the {half} half", share, None, ("all", 1))
     run.figure(draw_letters(letters), "letters")
@@ -656,12 +656,12 @@ def law_error(found, critical):
 
 
 def say_limit(found, critical):
-    """Which of two loads the end of the line is compatible with: the theory's, and the estimate of 1982."""
+    """Which of two loads the end of the line allows, chance and law together: the theory's, and the estimate of 1982."""
     (limit, sem), law = critical.limit, law_error(found, critical)
     reach = (tolerance(sem, len(found.shares)) or math.nan) + law
-    loads = {f"{theory_critical_load()[0]:.3f} of theory": theory_critical_load()[0], "0.15 of 1982": 0.15}
-    verdicts = [f"the {name} {'in' if abs(limit - load) <= reach else 'out of'} reach" for name, load in loads.items()]
-    return f"{limit:.4f} N in the limit, {', '.join(verdicts)} of its error" if reach > 0 else "too few nets for a limit"
+    loads = {"the 0.138 of theory": theory_critical_load()[0], "the 0.15 of 1982": 0.15}
+    verdicts = [f"{'allows' if abs(limit - load) <= reach else 'excludes'} {name}" for name, load in loads.items()]
+    return f"{limit:.4f} +- {reach:.4f} N in the limit: {', '.join(verdicts)}" if reach > 0 else "too few nets for a limit"
 
 
 def measure_bit_errors(n, n_nets, device):
@@ -698,7 +698,7 @@ def draw_retrieval(found, critical):
     left.axvline(theory, color="k", ls="--", label=f"theory, $\\alpha_c$ = {theory:.4f}")
     left.set(xlabel="load $\\alpha$ = P / N", ylabel="share of patterns retained (m > 0.7)")
     ends = critical.halves[0, [0, -1]]
-    left.set_title(f"Half are retained at {ends[0]:.3f} N by the smallest, {ends[1]:.3f} N by the largest")
+    left.set_title(f"The smallest retain half at {ends[0]:.3f} N, the largest at {ends[1]:.3f} N", fontsize=11)
     left.legend()
     line = np.linspace(0, sizes[0] ** (-2 / 3), 100)
     for power, label, style in ((2 / 3, "line in $N^{-2/3}$", "-"), (1 / 2, "line in $N^{-1/2}$", ":")):
@@ -929,8 +929,8 @@ def section_spurious(run):
 # How many units can be trained at all? Of the 2^P ways to label P points in general position in N-1 dimensions,
 #     C = 2 Σ_{k<N-1} binom(P-1, k)
 # can be cut off by a plane through the origin (Cover 1965). So a unit can be trained with probability C/2^P =
-# Pr[Binomial(P-1, ½) ≤ N-2]: one half at P = 2(N-1) and, as N grows, a step at α = 2. (For patterns of ±1 in place of
-# points in general position the difference is exponentially small in N.)
+# Pr[Binomial(P-1, ½) ≤ N-2]: one half at P = 2(N-1) and, as N grows, a step at α = 2. (Patterns of ±1 are in general
+# position but for accidents, such as two equal ones, of a chance near P² 2⁻ᴺ.)
 # Storkey's rule keeps N/√(2 ln N) patterns without any error for large N; half of them survive well beyond that.
 
 
@@ -1147,7 +1147,8 @@ def section_rules(run):
 # T, bounded by a line from (0, 1) to (0.138, 0): the phase diagram of memory.
 # Hopfield (1984) met the same equation without chance. Units with inputs u and graded outputs V = tanh(βu),
 #     du/dt = -u + WV,    L = -½ VᵀWV + Σᵢ ∫₀^Vᵢ (artanh v)/β dv,    dL/dt = -Σᵢ V'(uᵢ) (duᵢ/dt)² ≤ 0,
-# rest where V = tanh(βWV), the mean-field equation at T = 1/β. For one pattern, V = mξ with m = tanh(β(1 - 1/N)m).
+# descend in continuous time, and in Euler's steps of dt if these are short (at dt = 1 all units move at once, as in section 1).
+# They rest where V = tanh(βWV), the mean-field equation at T = 1/β. For one pattern, V = mξ with m = tanh(β(1 - 1/N)m).
 
 
 def glauber(W, s, temperature, n_sweeps=1):
