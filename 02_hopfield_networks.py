@@ -1147,7 +1147,7 @@ def section_rules(run):
 # T, bounded by a line from (0, 1) to (0.138, 0): the phase diagram of memory.
 # Hopfield (1984) met the same equation without chance. Units with inputs u and graded outputs V = tanh(βu),
 #     du/dt = -u + WV,    L = -½ VᵀWV + Σᵢ ∫₀^Vᵢ (artanh v)/β dv,    dL/dt = -Σᵢ V'(uᵢ) (duᵢ/dt)² ≤ 0,
-# descend in continuous time, and in Euler's steps of dt if these are short (at dt = 1 all units move at once, as in section 1).
+# descend in continuous time, and in Euler's steps dt that are short (dt = 1 moves all units at once, as in section 1).
 # They rest where V = tanh(βWV), the mean-field equation at T = 1/β. For one pattern, V = mξ with m = tanh(β(1 - 1/N)m).
 
 
