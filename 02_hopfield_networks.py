@@ -913,7 +913,7 @@ def section_spurious(run):
 #                       couplings if there are any, in time. The price: Wᵢⱼ ≠ Wⱼᵢ, so (1) is no energy for it.
 #   Perceptron, margin  the same whenever ξᵢhᵢ ≤ K. The first rule stops as soon as every sign is right, however barely, and
 #                       a cue with one unit turned over may undo it. A larger K asks for more.
-# What counts is the *stability* κᵢ = min over patterns of ξᵢhᵢ/|Wᵢ|, the distance of the examples from unit i's plane.
+# On a pattern ξᵢhᵢ/|Wᵢ| is the distance from unit i's plane. The least over the patterns is the unit's *stability* κᵢ.
 # Let κ* be the largest that any couplings have. Each correction moves Wᵢ by at least κ*/N along the best direction, and
 # since it is made at ξᵢhᵢ ≤ K only, it adds at most (2K + 1)/N to |Wᵢ|². After n of them, from W = 0,
 #     nκ*/N ≤ |Wᵢ|,   |Wᵢ|² ≤ n(2K + 1)/N,   so   |Wᵢ| ≤ (2K + 1)/κ*   and, once all ξᵢhᵢ > K,   κ > κ* K/(2K + 1).
@@ -922,6 +922,10 @@ def section_spurious(run):
 # reached by minover, which learns each unit's *least stable* pattern only (Krauth & Mezard 1987).
 # For N to infinity Gardner (1988) computed κ*: P = αN random patterns can have stability κ if and only if
 #     1/α > ∫_{-κ}^∞ (t + κ)² φ(t) dt  =  (1 + κ²) Φ(κ) + κ φ(κ),         so α = 2 at κ = 0.
+# Is the most stable net the best at recall? Turn over a share ρ of a pattern's units, at random. In the mean ξᵢhᵢ shrinks to
+# 1 - 2ρ of what it was, and it spreads by 2√(ρ(1-ρ)) |Wᵢ|. If it is normal, unit i is wrong after one step with probability
+#     Φ(-(1-2ρ)/(2√(ρ(1-ρ))) ξᵢhᵢ/|Wᵢ|),     ρ = 0.1:  Φ(-4/3 of the distance).
+# So *all* distances count, each pattern's own, and the least of them is only one: a net may be less stable and recall more.
 # For given patterns the largest stability is a convex problem: minimise |W| under ξᵢ^μ (Wᵢ·ξ^μ) ≥ 1; then κ = 1/|W|. With
 # V the rows ξᵢ^μ ξ^μ (unit i left out), solve the non-negative least squares min |Vᵀλ|² + (1 - Σλ)²: from its residual r
 # = (Vᵀλ, Σλ - 1), W = -r_V/r_1 (Lawson & Hanson 1974, ch. 23). No residual means no couplings: a convex combination of the
@@ -952,9 +956,20 @@ def perceptron(patterns, n_epochs, margin=0.0):
     return W.mT.contiguous().mul_(1 / patterns.shape[-1])
 
 
+def distances(W, patterns):
+    """ξᵢhᵢ/|Wᵢ| of each unit on patterns (nets, P, N), the same shape; 0 for a unit without couplings."""
+    return (patterns * (patterns @ W)) / W.norm(dim=1, keepdim=True).clamp(min=1e-9)
+
+
 def stabilities(W, patterns):
-    """κ of each unit, (nets, N): the least ξᵢhᵢ/|Wᵢ| over patterns (nets, P, N); 0 for a unit without couplings."""
-    return ((patterns * (patterns @ W)) / W.norm(dim=1, keepdim=True).clamp(min=1e-9)).amin(1)
+    """κ of each unit, the least of its distances: (nets, N)."""
+    return distances(W, patterns).amin(1)
+
+
+def theory_next_error(distance, share):
+    """Share of units wrong a step after a `share` of each pattern is flipped, fields normal: (nets, P, N) -> (nets,)."""
+    spread = 2 * math.sqrt(share * (1 - share))
+    return torch.special.ndtr(-(1 - 2 * share) * distance / max(spread, 1e-9)).mean((1, 2))  # 1e-9: nothing was flipped
 
 
 def exact_stability(patterns, unit):
@@ -1005,8 +1020,8 @@ MARGIN_LOADS = LOADS[: LOADS.index(0.9) + 1]  # beyond, this margin takes more a
 
 
 # One rule at some loads: shares of patterns fixed and of cues recalled, of units right on all patterns, (loads, nets); and
-# the stability of each net's first STABLE_UNITS, (loads, nets, units).
-Learned = namedtuple("Learned", "loads fixed recalled trained stability")
+# the stability of each net's first STABLE_UNITS, (loads, nets, units). Units wrong one step after the cues, and by theory.
+Learned = namedtuple("Learned", "loads fixed recalled trained stability wrong expected")
 
 
 def measure_rule(rule, patterns, cues, max_flips):
@@ -1015,7 +1030,9 @@ def measure_rule(rule, patterns, cues, max_flips):
     right = patterns * (patterns @ W) > 1e-5  # beyond rounding: W = 0 stores nothing
     recalled = ((recall(W, cues, max_flips=max_flips) * patterns).mean(-1) >= 0.9).float().mean(1)
     rows = right.all(-1).float().mean(1), recalled, right.all(1).float().mean(1), stabilities(W, patterns)[:, :STABLE_UNITS]
-    return [to_numpy(row) for row in rows]
+    wrong = (patterns * (cues @ W) <= 1e-5).float().mean((1, 2))
+    share = (cues != patterns).double().mean().item()  # of 64 units 6 are turned over
+    return [to_numpy(row) for row in (*rows, wrong, theory_next_error(distances(W, patterns), share))]
 
 
 def measure_rules(n, n_nets, n_epochs, device):
@@ -1035,13 +1052,20 @@ def measure_rules(n, n_nets, n_epochs, device):
     return found, np.array(best)
 
 
-def best_recall(found):
-    """The rules of {rule: Learned} that recall most at a load of 0.5, the first first: it, and those that lie within three
-    standard errors of it, by differences on the same nets."""
-    shares = {name: learned.recalled[LOADS.index(0.5)] for name, learned in found.items()}
-    first = max(shares, key=lambda name: shares[name].mean())
-    gaps = {name: mean_and_sem(shares[first] - own) for name, own in shares.items() if name != first}
-    return [first, *(name for name, (gap, sem) in gaps.items() if not gap > 3 * sem)]
+def most_of(values):
+    """Who has most of {name: values of the same nets (nets,)}, in words: the largest mean, and all within three standard
+    errors of it, by differences net by net."""
+    first = max(values, key=lambda name: values[name].mean())
+    gaps = {name: mean_and_sem(values[first] - own) for name, own in values.items() if name != first}
+    return " or ".join([first, *(name for name, (gap, sem) in gaps.items() if not gap > 3 * sem)])
+
+
+def best_rules(found):
+    """`most_of` of {rule: Learned} at a load of 0.5: in recall, in stability, and in units right after one step."""
+    at = LOADS.index(0.5)
+    recalled = most_of({name: own.recalled[at] for name, own in found.items()})
+    firm = most_of({name: own.stability[at].mean(1) for name, own in found.items()})
+    return recalled, firm, most_of({name: -own.wrong[at] for name, own in found.items()})
 
 
 def measure_trainable(n, n_sets):
@@ -1061,7 +1085,7 @@ def draw_loads(found, n):
             ax.errorbar(learned.loads, *means_and_sems(shares), fmt="o-", ms=4, capsize=2, color=COLORS[name], label=name)
     axes[0].set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of patterns that are fixed points, N = {n}", title="Stored")
     axes[1].set(xlabel="load $\\alpha$ = P / N", ylabel="share recalled, 10 % of units flipped", xlim=(0, 1.3))
-    axes[1].set_title(f"Recalled: at a load of 0.5 most by {' or '.join(best_recall(found))}")
+    axes[1].set_title(f"Recalled: at a load of 0.5 most by {best_rules(found)[0]}")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
@@ -1103,9 +1127,11 @@ def record_rules(run, found, best, n):
         for name, learned in found.items():
             run.metric(f"load {load}, {name}: recalled", *mean_and_sem(learned.recalled[at]), ("all", 1))
         reference = ("Gardner, N to infinity", theory_stability(load))
-        for name in ("perceptron", "perceptron, margin"):
-            row = mean_and_sem(found[name].stability[at].mean(1))
+        for name, learned in found.items():
+            row = mean_and_sem(learned.stability[at].mean(1))
             run.metric(f"load {load}, {name}: stability", *row, ("best couplings", best[at].mean()))
+            row, expected = mean_and_sem(learned.wrong[at]), ("all distances, normal", learned.expected[at].mean())
+            run.metric(f"load {load}, {name}: wrong, 1 step", *row, expected)
         run.metric(f"load {load}, best couplings: stability", *mean_and_sem(best[at].mean(1)), reference)
     beyond = sum((own.stability[: len(best)] > best + 1e-3).sum() for own in found.values())
     run.metric("units more stable than the best couplings", beyond, None, ("theorem", 0), 0)
@@ -1129,7 +1155,9 @@ def section_rules(run):
     run.figure(draw_units(found, best, trainable, n, config.n_labellings), "units")
     shares = {name: learned.recalled[LOADS.index(0.5)].mean() for name, learned in found.items()}
     said = "; ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    run.say(f"at a load of 0.5 most patterns come back by the rule {' or '.join(best_recall(found))} ({said})")
+    recalled, firm, right = best_rules(found)
+    run.say(f"at a load of 0.5 most patterns come back by the rule {recalled} ({said})")
+    run.say(f"there the largest stability has {firm}; fewest units are wrong one step after the cue by {right}")
 
 
 # %% 6. Noise

@@ -1,5 +1,6 @@
 """Mistakes planted in module 02 by tests/mutants.py: (old text, new text, what mistake it is, the test that notices it)."""
 
+NEXT = "test_one_step_after_the_cue_units_err_as_normal_fields_of_all_distances_say"
 BEST = "test_the_best_rules_are_those_that_errors_do_not_tell_apart_and_errors_are_those_of_nets"
 DRIFT = "test_a_drift_with_a_known_exponent_and_limit_is_found_again"
 IN_CAPACITY = "test_section_capacity_allows_for_both_errors_and_compares_with_exact_tails"
@@ -238,8 +239,8 @@ MUTANTS = [
         LEARNS,
     ),
     (
-        "W.norm(dim=1, keepdim=True).clamp(min=1e-9)).amin(1)",
-        "W.norm(dim=2).unsqueeze(1).clamp(min=1e-9)).amin(1)",
+        "/ W.norm(dim=1, keepdim=True).clamp(min=1e-9)",
+        "/ W.norm(dim=2).unsqueeze(1).clamp(min=1e-9)",
         "fields over the length of what goes out of a unit",
         "test_stabilities_are_the_least_field_over_the_length_of_the_couplings_that_make_it",
     ),
@@ -268,15 +269,39 @@ MUTANTS = [
         IN_RULES,
     ),
     (
-        "if not gap > 3 * sem)]",
-        "if not gap > 0)]",
+        "if not gap > 3 * sem)])",
+        "if not gap > 0)])",
         "a winner by its mean alone",
         BEST,
     ),
     (
-        "gaps = {name: mean_and_sem(shares[first] - own)",
-        "gaps = {name: mean_and_sem(shares[first] - own.mean())",
+        "gaps = {name: mean_and_sem(values[first] - own)",
+        "gaps = {name: mean_and_sem(values[first] - own.mean())",
         "rules on the same nets compared as if on others",
+        BEST,
+    ),
+    (
+        "spread = 2 * math.sqrt(share * (1 - share))",
+        "spread = math.sqrt(share * (1 - share))",
+        "a flip that moves a field by one instead of two",
+        NEXT,
+    ),
+    (
+        "ndtr(-(1 - 2 * share) * distance",
+        "ndtr(-distance",
+        "a cue with errors that pulls like the pattern itself",
+        NEXT,
+    ),
+    (
+        "theory_next_error(distances(W, patterns), share)",
+        "theory_next_error(distances(W, patterns).amin(1, keepdim=True), share)",
+        "the least distance taken for all of them",
+        NEXT,
+    ),
+    (
+        "most_of({name: -own.wrong[at] for",
+        "most_of({name: own.wrong[at] for",
+        "most units wrong taken for fewest",
         BEST,
     ),
     (
