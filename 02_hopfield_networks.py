@@ -1122,17 +1122,16 @@ def record_rules(run, found, best, n):
         if name != "perceptron, margin":
             halves = [crosses_half(learned.loads, curve) for curve in learned.fixed.T]
             run.metric(f"{name}: load with half fixed", *mean_and_sem(halves), references.get(name))
-    for load in (0.4, 0.5, 0.6):
-        at = LOADS.index(load)
-        for name, learned in found.items():
-            run.metric(f"load {load}, {name}: recalled", *mean_and_sem(learned.recalled[at]), ("all", 1))
-        reference = ("Gardner, N to infinity", theory_stability(load))
-        for name, learned in found.items():
-            row = mean_and_sem(learned.stability[at].mean(1))
-            run.metric(f"load {load}, {name}: stability", *row, ("best couplings", best[at].mean()))
-            row, expected = mean_and_sem(learned.wrong[at]), ("all distances, normal", learned.expected[at].mean())
-            run.metric(f"load {load}, {name}: wrong, 1 step", *row, expected)
-        run.metric(f"load {load}, best couplings: stability", *mean_and_sem(best[at].mean(1)), reference)
+    for load, (name, learned) in product((0.4, 0.5, 0.6), found.items()):
+        run.metric(f"load {load}, {name}: recalled", *mean_and_sem(learned.recalled[LOADS.index(load)]), ("all", 1))
+    at = LOADS.index(0.5)
+    for name, learned in found.items():
+        row = mean_and_sem(learned.stability[at].mean(1))
+        run.metric(f"load 0.5, {name}: stability", *row, ("best couplings", best[at].mean()))
+        row, expected = mean_and_sem(learned.wrong[at]), ("all distances, normal", learned.expected[at].mean())
+        run.metric(f"load 0.5, {name}: wrong, 1 step", *row, expected)
+    reference = ("Gardner, N to infinity", theory_stability(0.5))
+    run.metric("load 0.5, best couplings: stability", *mean_and_sem(best[at].mean(1)), reference)
     beyond = sum((own.stability[: len(best)] > best + 1e-3).sum() for own in found.values())
     run.metric("units more stable than the best couplings", beyond, None, ("theorem", 0), 0)
 
