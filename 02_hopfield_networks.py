@@ -58,7 +58,7 @@ class Config:
     n_runs: Annotated[int, "descent: random runs of each kind of net"] = 1000
     n_sets: Annotated[int, "memories: sets of ten digits, and of ten random patterns"] = 30
     capacity_units: Annotated[int, "capacity: units of the largest net, at least 320; others a half, a quarter, ..."] = 2000
-    capacity_nets: Annotated[int, "capacity: nets of the largest size; of the smaller ones, more"] = 12
+    capacity_nets: Annotated[int, "capacity: nets of the largest size; 4, 16 and 64 times as many of the others"] = 12
     enumerated_units: Annotated[int, "spurious: units of the enumerated nets (even: no ties)"] = 16
     enumerated_nets: Annotated[int, "spurious: nets per number of patterns"] = 40
     rule_units: Annotated[int, "rules: units"] = 64
@@ -107,10 +107,11 @@ def tolerance(sem, n, n_compared=1):
 #     ΔE = 2 sᵢhᵢ.
 # Rule (2) flips only if sᵢhᵢ < 0, so ΔE < 0: every flip lowers E. There are finitely many states, so the net stops, and
 # it stops where no single flip would help: in a local minimum. This is Hopfield's (1982) step. Amari (1972) had studied
-# the same net before, and Little (1974) the one in which all units move at once.
+# the same couplings with all units moving at once, and Little (1974) added noise to that.
 # If all units move at once, each counts on the others to stand still. They do not, and the argument is gone. What
-# falls instead is L(t) = -s(t)ᵀ W s(t+1), since s(t+1) = sign(W s(t)) is the best partner that s(t) can have. It stops
-# at s(t+2) = s(t): a fixed point or a two-cycle, nothing longer (Goles-Chacc, Fogelman-Soulie & Pellegrin 1985).
+# falls instead is L(t) = -s(t)ᵀ W s(t+1). W is symmetric, so L(t-1) = -s(t)ᵀ W s(t-1): the same s(t) with another partner,
+# and none is better for it than s(t+1) = sign(W s(t)). So L(t) ≤ L(t-1). It stops at s(t+1) = s(t-1): a fixed point or a
+# two-cycle, nothing longer (Goles-Chacc, Fogelman-Soulie & Pellegrin 1985).
 # Arithmetic: N is a power of two here and N·W whole numbers, so float32 makes no rounding error, and a rise of E is
 # E(after) > E(before) with no tolerance. Odd N·W and even N also make hᵢ = 0 impossible.
 
@@ -235,7 +236,7 @@ def section_descent(run):
 #       that i would feel from all but j, hᵢⱼ = Σ_{k≠i,j} Wᵢₖ ξₖ = hᵢ - Wᵢⱼξⱼ,
 #           Wᵢⱼ += (ξᵢξⱼ - ξᵢhⱼᵢ - hᵢⱼξⱼ)/N   =   (ξᵢξⱼ - ξᵢhⱼ - hᵢξⱼ + 2Wᵢⱼ)/N.
 #   Pseudo-inverse  (Personnaz, Guyon & Dreyfus 1986): demand W ξ = ξ for all patterns. W = X⁺X, the projector on their
-#       span, does it for any linearly independent patterns, however correlated. We take out its diagonal Dᵢᵢ to keep
+#       span, leaves every pattern as it is, however correlated they are. We take out its diagonal Dᵢᵢ to keep
 #       (1); then ξᵢhᵢ = 1 - Dᵢᵢ on a pattern, which is positive as long as P < N (unless a unit vector lies in the span).
 #
 # Speed. Near a memory most units stay, so `recall` jumps to the next unit that does flip, in the order of the plain loop
@@ -404,6 +405,20 @@ def measure_basins(x, n_cues=20):
     return found
 
 
+def lost_on_digits(shares):
+    """Rules of {kind: {rule: shares (sets,)}} that recall less than half as much of digits as of random patterns, and those
+    of which three standard errors do not say on which side of the half they are."""
+    lost, open_ = [], []
+    for rule, own in shares["digits"].items():
+        (mean, sem), (random_mean, random_sem) = mean_and_sem(own), mean_and_sem(shares["random"][rule])
+        gap, error = mean - random_mean / 2, math.hypot(sem, random_sem / 2)
+        if not abs(gap) > 3 * error:
+            open_.append(rule)
+        elif gap < 0:
+            lost.append(rule)
+    return lost, open_
+
+
 def mean_overlaps(x):
     """Mean |overlap| of different patterns in each set of x (S, P, N), (S,)."""
     p, n = x.shape[1:]
@@ -472,9 +487,9 @@ def record_basins(run, kind, found):
 
 
 def section_memories(run):
-    """A damaged letter comes back; digits resemble each other, which hurts Hebb's rule more than rules that allow for it."""
+    """Most damaged letters come back; digits resemble each other, which hurts Hebb's rule more than those that heed it."""
     letters = measure_letters(read_letters(LETTERS).to(run.device))
-    run.metric("letters: from 25 % flipped", *mean_and_sem(letters.from_flipped), ("all", 1))
+    run.metric("letters: from 25 % flipped", letters.from_flipped.mean().item(), None, ("all", 1))  # these four: no sample
     for half, share in letters.halves.items():
         run.metric(f"letters: from the {half} half", share, None, ("all", 1))
     run.figure(draw_letters(letters), "letters")
@@ -487,11 +502,13 @@ def section_memories(run):
         found[kind] = measure_basins(x)
         record_basins(run, kind, found[kind])
     run.figure(draw_basins(found, recall_one_set(sets["digits"][0])), "basins")
-    shares = {rule: basins.recalled[2].mean() for rule, basins in found["digits"].items()}
-    said = ", ".join(f"{rule} {share:.0%}" for rule, share in shares.items())
-    lost = [rule for rule, share in shares.items() if share < found["random"][rule].recalled[2].mean() / 2]
+    shares = {kind: {rule: own.recalled[2].mean(1) for rule, own in rules.items()} for kind, rules in found.items()}
+    said = ", ".join(f"{rule} {share.mean():.0%}" for rule, share in shares["digits"].items())
     run.say(f"of ten digits with 10 % of their pixels flipped come back: {said}")
-    run.say(f"more than half of what a rule recalls of random patterns is lost on digits by: {', '.join(lost) or 'none'}")
+    lost, undecided = (", ".join(rules) or "none" for rules in lost_on_digits(shares))
+    run.say(
+        f"digits cost more than half of what comes back of random patterns: {lost}; too close to half to tell: {undecided}"
+    )
 
 
 # %% 3. Capacity
@@ -506,9 +523,14 @@ def section_memories(run):
 # (c) Errors allowed, as long as the state stays close while errors breed errors. Mean-field theory at T = 0, with
 #     crosstalk of variance αr around the field m of the pattern (Amit, Gutfreund & Sompolinsky 1985b):
 #         m = erf(m/√(2αr)),   √r = 1/(1-C),   C = √(2/(παr)) exp(-m²/(2αr)).
+#     The first is (a) again: the share of units with the right sign, less the others, at signal m and noise √(αr). C is how
+#     much a unit's mean output answers a small field, the average of d sign(h)/dh = 2δ(h) over that noise. So a chance
+#     overlap with another pattern, 1/√N, acts as a field, is answered by C times itself, and so on: it is amplified by
+#     1 + C + C² + ... = 1/(1-C), which is √r.
 #     With y = m/√(2αr) they become one line:  √(2α) = erf(y)/y - (2/√π) exp(-y²),   m = erf(y).
 #     Its right side has a maximum: beyond α_c = 0.138 there is no solution, and m falls from 0.967 at once. (Not 0.15:
-#     that was the estimate of 1982. Replica symmetry breaking moves it to 0.1382, Steffan & Kuehn 1994.)
+#     that was the estimate of 1982. The theory takes all copies of the net to be alike, "replica symmetry"; without that
+#     α_c is 0.1382, Steffan & Kuehn 1994, who also quote what simulations had given, 0.145 ± 0.009.)
 # A finite net does better than that. Let α_½(N) be the load at which half of the patterns are still retained. What is the
 # law by which it approaches α_c? The width of the fall, net to net, is that of an average over N units, N^(-1/2). Its
 # middle moves by another law. Close to α_c the retrieval state is about to disappear: the overlap x, measured from its
@@ -539,7 +561,7 @@ def overlaps_at_rest(n, p, n_nets, n_starts, device="cpu"):
 
 
 def load_at_half(loads, shares):
-    """The load at which a falling share is one half: the loads as a parabola in probit(share), by least squares, at 0."""
+    """The load at which a falling share is one half: loads as a parabola in z, where Φ(z) = share (its probit), at z = 0."""
     z = ndtri(np.clip(shares, 0.005, 0.995))
     return np.linalg.lstsq(np.stack([z**0, z, z**2], 1), loads, rcond=None)[0][0]
 
@@ -601,7 +623,7 @@ def measure_retrieval(largest, n_repeats, device, n_starts=16):
     for n in sizes:  # the window is where the fall was seen to be: `load_at_half` does not know it
         loads.append([round((0.14 + 2.6 * n ** (-2 / 3) + k / n**0.5) * n) / n for k in (-0.8, -0.4, 0, 0.4, 0.8)])
     for n, load in Progress([(n, load) for n, row in zip(sizes, loads, strict=True) for load in row], "capacity"):
-        m = overlaps_at_rest(n, round(load * n), n_repeats * min(8, largest // n), n_starts, device)
+        m = overlaps_at_rest(n, round(load * n), n_repeats * (largest // n) ** 2, n_starts, device)  # small nets are cheap
         shares.append(to_numpy((m > 0.7).double().unflatten(0, (n_repeats, -1)).mean((1, 2))))
     kept = {}
     for load in (0.08, 0.1, 0.12):
@@ -631,6 +653,15 @@ def law_error(found, critical):
     """How far the line's end moves if the exponent is one standard error less than 2/3; nan if no exponent was found."""
     power = 2 / 3 - critical.exponent[1]
     return abs(limit_of(critical.halves[0], found.sizes, power) - critical.limit[0]) if power > 0 else math.nan
+
+
+def say_limit(found, critical):
+    """Which of two loads the end of the line allows, chance and law together: the theory's, and the estimate of 1982."""
+    (limit, sem), law = critical.limit, law_error(found, critical)
+    reach = (tolerance(sem, len(found.shares)) or math.nan) + law
+    loads = {"the 0.138 of theory": theory_critical_load()[0], "the 0.15 of 1982": 0.15}
+    verdicts = [f"{'allows' if abs(limit - load) <= reach else 'excludes'} {name}" for name, load in loads.items()]
+    return f"{limit:.4f} +- {reach:.4f} N in the limit: {', '.join(verdicts)}" if reach > 0 else "too few nets for a limit"
 
 
 def measure_bit_errors(n, n_nets, device):
@@ -667,7 +698,7 @@ def draw_retrieval(found, critical):
     left.axvline(theory, color="k", ls="--", label=f"theory, $\\alpha_c$ = {theory:.4f}")
     left.set(xlabel="load $\\alpha$ = P / N", ylabel="share of patterns retained (m > 0.7)")
     ends = critical.halves[0, [0, -1]]
-    left.set_title(f"Half are retained at {ends[0]:.3f} N by the smallest, {ends[1]:.3f} N by the largest")
+    left.set_title(f"The smallest retain half at {ends[0]:.3f} N, the largest at {ends[1]:.3f} N", fontsize=11)
     left.legend()
     line = np.linspace(0, sizes[0] ** (-2 / 3), 100)
     for power, label, style in ((2 / 3, "line in $N^{-2/3}$", "-"), (1 / 2, "line in $N^{-1/2}$", ":")):
@@ -741,8 +772,8 @@ def section_capacity(run):
         (mean, sem), guess = free[-1].measured[:, k], free[-1].independent[k]
         run.metric(f"no error, P = {RATIOS[k]:g} N/(2 ln N): share", mean, sem, ("if units were independent", guess))
     run.figure(draw_errors(errors, largest, free), "errors")
-    drift = critical.halves[0, -1] - critical.limit[0]
-    run.say(f"{largest} units still hold {drift:.3f} N more patterns than the limit {critical.limit[0]:.4f} N")
+    half = critical.halves[0, -1]
+    run.say(f"half of the patterns are kept up to {half:.3f} N by {largest} units, {say_limit(found, critical)}")
 
 
 # %% 4. Spurious states
@@ -826,6 +857,12 @@ def measure_minima(p, n, n_nets, device):
     return Minima(torch.stack(counts).cpu().double(), torch.stack(caught).cpu().double(), unpaired, outside)
 
 
+def first_outnumbered(found):
+    """The first P of {P: Minima} with more spurious minima than others, by three standard errors at least; or None."""
+    gaps = {p: mean_and_sem(minima.counts @ torch.tensor([-1.0, -1, 1, 1]).double()) for p, minima in found.items()}
+    return next((p for p, (gap, sem) in gaps.items() if gap > 3 * sem), None)
+
+
 def draw_minima(found, n):
     """Numbers of minima and the shares of the states that they catch; found {P: Minima} of nets of n units."""
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.5))
@@ -847,7 +884,7 @@ def record_minima(run, p, minima, exact):
         mean, sem = mean_and_sem(minima.counts[:, kind])
         against, within = (("patterns", p), None) if kind < 2 else (None, None)
         if exact is not None:
-            against, within = ("exactly", exact[kind]), tolerance(sem, len(minima.counts), 4)
+            against, within = ("exactly", exact[kind]), tolerance(sem, len(minima.counts), 4) if exact[kind] else 0
         run.metric(f"P = {p}: {name}", mean, sem, against, within)
     run.metric(f"P = {p}: states caught by spurious minima", *mean_and_sem(minima.caught[:, 2:].sum(1)))
 
@@ -864,8 +901,7 @@ def section_spurious(run):
     run.metric("nets with unequal mirrors", unpaired, None, ("E(-s) = E(s)", 0), 0)
     run.metric("runs that end outside the list", outside, None, (f"theorem, all {2**n} states", 0), 0)
     run.figure(draw_minima(found, n), "minima")
-    sums = {p: minima.counts.mean(0) for p, minima in found.items()}
-    first = next((p for p, mean in sums.items() if mean[2:].sum() > mean[:2].sum()), None)
+    first = first_outnumbered(found)
     ratio = (first or 0) / n / theory_critical_load()[0]
     where = f"from P = {first} on, {ratio:.1f} times the critical load of large nets" if first else "at none of these P"
     run.say(f"spurious minima outnumber the patterns and their mirrors {where}")
@@ -877,10 +913,19 @@ def section_spurious(run):
 #                       couplings if there are any, in time. The price: Wᵢⱼ ≠ Wⱼᵢ, so (1) is no energy for it.
 #   Perceptron, margin  the same whenever ξᵢhᵢ ≤ K. The first rule stops as soon as every sign is right, however barely, and
 #                       a cue with one unit turned over may undo it. A larger K asks for more.
-# What counts is the *stability* κᵢ = min over patterns of ξᵢhᵢ/|Wᵢ|, the distance of the examples from unit i's plane.
-# As K grows the rule comes near the largest stability that any couplings have (Krauth & Mezard 1987). For N to infinity
-# Gardner (1988) computed it: P = αN random patterns can have stability κ if and only if
+# On a pattern ξᵢhᵢ/|Wᵢ| is the distance from unit i's plane. The least over the patterns is the unit's *stability* κᵢ.
+# Let κ* be the largest that any couplings have. Each correction moves Wᵢ by at least κ*/N along the best direction, and
+# since it is made at ξᵢhᵢ ≤ K only, it adds at most (2K + 1)/N to |Wᵢ|². After n of them, from W = 0,
+#     nκ*/N ≤ |Wᵢ|,   |Wᵢ|² ≤ n(2K + 1)/N,   so   |Wᵢ| ≤ (2K + 1)/κ*   and, once all ξᵢhᵢ > K,   κ > κ* K/(2K + 1).
+# At K = 0 that promises nothing, at a large K one half; what is reached is measured below. (Hebb's sum, where the rule
+# starts, counts as P corrections: its |Wᵢ|², P(N-1)/N² in the mean, is below P(2K + 1)/N.) All of κ*, as K grows, is
+# reached by minover, which learns each unit's *least stable* pattern only (Krauth & Mezard 1987).
+# For N to infinity Gardner (1988) computed κ*: P = αN random patterns can have stability κ if and only if
 #     1/α > ∫_{-κ}^∞ (t + κ)² φ(t) dt  =  (1 + κ²) Φ(κ) + κ φ(κ),         so α = 2 at κ = 0.
+# Is the most stable net the best at recall? Turn over a share ρ of a pattern's units, at random. In the mean ξᵢhᵢ shrinks to
+# 1 - 2ρ of what it was, and it spreads by 2√(ρ(1-ρ)) |Wᵢ|. If it is normal, unit i is wrong after one step with probability
+#     Φ(-(1-2ρ)/(2√(ρ(1-ρ))) ξᵢhᵢ/|Wᵢ|),     ρ = 0.1:  Φ(-4/3 of the distance).
+# So *all* distances count, each pattern's own, and the least of them is only one: a net may be less stable and recall more.
 # For given patterns the largest stability is a convex problem: minimise |W| under ξᵢ^μ (Wᵢ·ξ^μ) ≥ 1; then κ = 1/|W|. With
 # V the rows ξᵢ^μ ξ^μ (unit i left out), solve the non-negative least squares min |Vᵀλ|² + (1 - Σλ)²: from its residual r
 # = (Vᵀλ, Σλ - 1), W = -r_V/r_1 (Lawson & Hanson 1974, ch. 23). No residual means no couplings: a convex combination of the
@@ -888,8 +933,8 @@ def section_spurious(run):
 # How many units can be trained at all? Of the 2^P ways to label P points in general position in N-1 dimensions,
 #     C = 2 Σ_{k<N-1} binom(P-1, k)
 # can be cut off by a plane through the origin (Cover 1965). So a unit can be trained with probability C/2^P =
-# Pr[Binomial(P-1, ½) ≤ N-2]: one half at P = 2(N-1) and, as N grows, a step at α = 2. (For patterns of ±1 in place of
-# points in general position the difference is exponentially small in N.)
+# Pr[Binomial(P-1, ½) ≤ N-2]: one half at P = 2(N-1) and, as N grows, a step at α = 2. (Patterns of ±1 are in general
+# position but for accidents, such as two equal ones, of a chance near P² 2⁻ᴺ.)
 # Storkey's rule keeps N/√(2 ln N) patterns without any error for large N; half of them survive well beyond that.
 
 
@@ -911,9 +956,20 @@ def perceptron(patterns, n_epochs, margin=0.0):
     return W.mT.contiguous().mul_(1 / patterns.shape[-1])
 
 
+def distances(W, patterns):
+    """ξᵢhᵢ/|Wᵢ| of each unit on patterns (nets, P, N), the same shape; 0 for a unit without couplings."""
+    return (patterns * (patterns @ W)) / W.norm(dim=1, keepdim=True).clamp(min=1e-9)
+
+
 def stabilities(W, patterns):
-    """κ of each unit, (nets, N): the least ξᵢhᵢ/|Wᵢ| over patterns (nets, P, N); 0 for a unit without couplings."""
-    return ((patterns * (patterns @ W)) / W.norm(dim=1, keepdim=True).clamp(min=1e-9)).amin(1)
+    """κ of each unit, the least of its distances: (nets, N)."""
+    return distances(W, patterns).amin(1)
+
+
+def theory_next_error(distance, share):
+    """Share of units wrong a step after a `share` of each pattern is flipped, fields normal: (nets, P, N) -> (nets,)."""
+    spread = 2 * math.sqrt(share * (1 - share))
+    return torch.special.ndtr(-(1 - 2 * share) * distance / max(spread, 1e-9)).mean((1, 2))  # 1e-9: nothing was flipped
 
 
 def exact_stability(patterns, unit):
@@ -958,13 +1014,14 @@ def crosses_half(loads, shares):
 
 
 LOADS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 0.95, 1, 1.25, 1.5, 1.75, 2, 2.25)
-MARGIN = 4.0  # K: the larger, the nearer to the best couplings, and the more passes it takes
+MARGIN = 4.0  # K: a larger one takes more passes, for little more stability
+STABLE_UNITS = 4  # whose stability is looked at in each net: units of one net are not independent
 MARGIN_LOADS = LOADS[: LOADS.index(0.9) + 1]  # beyond, this margin takes more and more passes
 
 
 # One rule at some loads: shares of patterns fixed and of cues recalled, of units right on all patterns, (loads, nets); and
-# the stability of each unit of the first net, (loads, N).
-Learned = namedtuple("Learned", "loads fixed recalled trained stability")
+# the stability of each net's first STABLE_UNITS, (loads, nets, units). Units wrong one step after the cues, and by theory.
+Learned = namedtuple("Learned", "loads fixed recalled trained stability wrong expected")
 
 
 def measure_rule(rule, patterns, cues, max_flips):
@@ -972,20 +1029,22 @@ def measure_rule(rule, patterns, cues, max_flips):
     W = rule(patterns)
     right = patterns * (patterns @ W) > 1e-5  # beyond rounding: W = 0 stores nothing
     recalled = ((recall(W, cues, max_flips=max_flips) * patterns).mean(-1) >= 0.9).float().mean(1)
-    rows = right.all(-1).float().mean(1), recalled, right.all(1).float().mean(1), stabilities(W, patterns)[0]
-    return [to_numpy(row) for row in rows]
+    rows = right.all(-1).float().mean(1), recalled, right.all(1).float().mean(1), stabilities(W, patterns)[:, :STABLE_UNITS]
+    wrong = (patterns * (cues @ W) <= 1e-5).float().mean((1, 2))
+    share = (cues != patterns).double().mean().item()  # of 64 units 6 are turned over
+    return [to_numpy(row) for row in (*rows, wrong, theory_next_error(distances(W, patterns), share))]
 
 
 def measure_rules(n, n_nets, n_epochs, device):
-    """{rule: Learned} on the same patterns; and what the best couplings reach on those of the first net, (loads, N)."""
+    """{rule: Learned} on the same patterns; and the best couplings' stabilities, (loads, nets, units)."""
     rules = RULES | {"perceptron": functools.partial(perceptron, n_epochs=n_epochs)}
     rules["perceptron, margin"] = functools.partial(perceptron, n_epochs=n_epochs, margin=MARGIN)
     rows, best = {name: [] for name in rules}, []
     for load in Progress(LOADS, "rules"):
         x = random_patterns(n_nets, max(2, round(load * n)), n).to(device)
-        cues, first = flipped(x, 0.1), x[0].cpu().double().numpy()
+        cues, sets = flipped(x, 0.1), x.cpu().double().numpy()
         if load in MARGIN_LOADS:
-            best.append([exact_stability(first, unit) for unit in range(n)])
+            best.append([[exact_stability(one, unit) for unit in range(min(n, STABLE_UNITS))] for one in sets])
         for name, rule in rules.items():
             if name != "perceptron, margin" or load in MARGIN_LOADS:
                 rows[name].append(measure_rule(rule, x, cues, 20 * n))
@@ -993,9 +1052,20 @@ def measure_rules(n, n_nets, n_epochs, device):
     return found, np.array(best)
 
 
-def best_recall(found):
-    """The rule of {rule: Learned} that recalls most at a load of 0.5."""
-    return max(found, key=lambda name: found[name].recalled[LOADS.index(0.5)].mean())
+def most_of(values):
+    """Who has most of {name: values of the same nets (nets,)}, in words: the largest mean, and all within three standard
+    errors of it, by differences net by net."""
+    first = max(values, key=lambda name: values[name].mean())
+    gaps = {name: mean_and_sem(values[first] - own) for name, own in values.items() if name != first}
+    return " or ".join([first, *(name for name, (gap, sem) in gaps.items() if not gap > 3 * sem)])
+
+
+def best_rules(found):
+    """`most_of` of {rule: Learned} at a load of 0.5: in recall, in stability, and in units right after one step."""
+    at = LOADS.index(0.5)
+    recalled = most_of({name: own.recalled[at] for name, own in found.items()})
+    firm = most_of({name: own.stability[at].mean(1) for name, own in found.items()})
+    return recalled, firm, most_of({name: -own.wrong[at] for name, own in found.items()})
 
 
 def measure_trainable(n, n_sets):
@@ -1015,7 +1085,7 @@ def draw_loads(found, n):
             ax.errorbar(learned.loads, *means_and_sems(shares), fmt="o-", ms=4, capsize=2, color=COLORS[name], label=name)
     axes[0].set(xlabel="load $\\alpha$ = P / N", ylabel=f"share of patterns that are fixed points, N = {n}", title="Stored")
     axes[1].set(xlabel="load $\\alpha$ = P / N", ylabel="share recalled, 10 % of units flipped", xlim=(0, 1.3))
-    axes[1].set_title(f"Recalled: at a load of 0.5 most by {best_recall(found)}")
+    axes[1].set_title(f"Recalled: at a load of 0.5 most by {best_rules(found)[0]}")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
@@ -1033,35 +1103,35 @@ def draw_units(found, best, trainable, n, n_sets):
     left.set_title(f"At a load of 1.75 trained: {rows[0, 2]:.0%}, trainable: {shares[2]:.0%}")
     left.legend(loc="lower left")
     for name, own in found.items():
-        rows = means_and_sems(own.stability[: len(best)])
+        rows = means_and_sems(own.stability[: len(best)].mean(2))
         right.errorbar(MARGIN_LOADS, *rows, fmt="o-", ms=4, color=COLORS[name], label=name)
-    right.errorbar(MARGIN_LOADS, *means_and_sems(best), fmt="kx", label="best couplings, exactly")
+    right.errorbar(MARGIN_LOADS, *means_and_sems(best.mean(2)), fmt="kx", label="best couplings, exactly")
     line = np.linspace(0.15, 0.95, 50)
     right.plot(line, [theory_stability(load) for load in line], "k--", label="Gardner, N to infinity")
-    right.set(xlabel="load $\\alpha$ = P / N", ylabel="stability $\\kappa$, mean of a net's units")
+    right.set(xlabel="load $\\alpha$ = P / N", ylabel=f"stability $\\kappa$, mean of {best[0].size} units")
     right.set(xlim=(0.12, 0.95), ylim=(-1.5, 3), title="How firmly the patterns are held")
     right.legend(ncols=2, fontsize=9)
     return fig
 
 
-def record_rules(run, found, best):
-    """Loads at which half of the patterns are fixed; recall and stability at some loads."""
-    n = best.shape[1]
+def record_rules(run, found, best, n):
+    """Loads at which half of the patterns are fixed in nets of n units; recall and stability at some loads."""
     references = {"pseudo-inverse": ("theorem, P < N", 1), "perceptron": ("Gardner, any rule", 2)}
     references["Storkey"] = ("no error, 1/sqrt(2 ln N)", (2 * math.log(n)) ** -0.5)
     for name, learned in found.items():
         if name != "perceptron, margin":
             halves = [crosses_half(learned.loads, curve) for curve in learned.fixed.T]
             run.metric(f"{name}: load with half fixed", *mean_and_sem(halves), references.get(name))
-    for load in (0.4, 0.5, 0.6):
-        at = LOADS.index(load)
-        for name, learned in found.items():
-            run.metric(f"load {load}, {name}: recalled", *mean_and_sem(learned.recalled[at]), ("all", 1))
-        reference = ("Gardner, N to infinity", theory_stability(load))
-        for name in ("perceptron", "perceptron, margin"):
-            row = mean_and_sem(found[name].stability[at])
-            run.metric(f"load {load}, {name}: stability", *row, ("best couplings", best[at].mean()))
-        run.metric(f"load {load}, best couplings: stability", *mean_and_sem(best[at]), reference)
+    for load, (name, learned) in product((0.4, 0.5, 0.6), found.items()):
+        run.metric(f"load {load}, {name}: recalled", *mean_and_sem(learned.recalled[LOADS.index(load)]), ("all", 1))
+    at = LOADS.index(0.5)
+    for name, learned in found.items():
+        row = mean_and_sem(learned.stability[at].mean(1))
+        run.metric(f"load 0.5, {name}: stability", *row, ("best couplings", best[at].mean()))
+        row, expected = mean_and_sem(learned.wrong[at]), ("all distances, normal", learned.expected[at].mean())
+        run.metric(f"load 0.5, {name}: wrong, 1 step", *row, expected)
+    reference = ("Gardner, N to infinity", theory_stability(0.5))
+    run.metric("load 0.5, best couplings: stability", *mean_and_sem(best[at].mean(1)), reference)
     beyond = sum((own.stability[: len(best)] > best + 1e-3).sum() for own in found.values())
     run.metric("units more stable than the best couplings", beyond, None, ("theorem", 0), 0)
 
@@ -1072,7 +1142,7 @@ def section_rules(run):
     if n < 2:
         sys.exit("[rules] --rule-units must be at least 2: a unit alone has no couplings")
     found, best = measure_rules(n, config.rule_nets, config.n_epochs, run.device)
-    record_rules(run, found, best)
+    record_rules(run, found, best, n)
     trainable = measure_trainable(n, config.n_labellings)
     for load, share in trainable.items():
         exact = exact_trainable(n - 1, max(2, round(load * n)))
@@ -1084,7 +1154,9 @@ def section_rules(run):
     run.figure(draw_units(found, best, trainable, n, config.n_labellings), "units")
     shares = {name: learned.recalled[LOADS.index(0.5)].mean() for name, learned in found.items()}
     said = "; ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    run.say(f"at a load of 0.5 most patterns come back by the rule {best_recall(found)} ({said})")
+    recalled, firm, right = best_rules(found)
+    run.say(f"at a load of 0.5 most patterns come back by the rule {recalled} ({said})")
+    run.say(f"there the largest stability has {firm}; fewest units are wrong one step after the cue by {right}")
 
 
 # %% 6. Noise
@@ -1102,7 +1174,8 @@ def section_rules(run):
 # T, bounded by a line from (0, 1) to (0.138, 0): the phase diagram of memory.
 # Hopfield (1984) met the same equation without chance. Units with inputs u and graded outputs V = tanh(βu),
 #     du/dt = -u + WV,    L = -½ VᵀWV + Σᵢ ∫₀^Vᵢ (artanh v)/β dv,    dL/dt = -Σᵢ V'(uᵢ) (duᵢ/dt)² ≤ 0,
-# rest where V = tanh(βWV), the mean-field equation at T = 1/β. For one pattern, V = mξ with m = tanh(β(1 - 1/N)m).
+# descend in continuous time, and in Euler's steps dt that are short (dt = 1 moves all units at once, as in section 1).
+# They rest where V = tanh(βWV), the mean-field equation at T = 1/β. For one pattern, V = mξ with m = tanh(β(1 - 1/N)m).
 
 
 def glauber(W, s, temperature, n_sweeps=1):

@@ -1,5 +1,7 @@
 """Mistakes planted in module 02 by tests/mutants.py: (old text, new text, what mistake it is, the test that notices it)."""
 
+NEXT = "test_one_step_after_the_cue_units_err_as_normal_fields_of_all_distances_say"
+BEST = "test_the_best_rules_are_those_that_errors_do_not_tell_apart_and_errors_are_those_of_nets"
 DRIFT = "test_a_drift_with_a_known_exponent_and_limit_is_found_again"
 IN_CAPACITY = "test_section_capacity_allows_for_both_errors_and_compares_with_exact_tails"
 IN_MEMORIES = "test_section_memories_holds_random_patterns_to_the_exact_overlap_and_projections_to_their_theorem"
@@ -8,8 +10,10 @@ IN_NOISE = "test_section_noise_compares_with_exact_sums_and_with_theory"
 IN_SPURIOUS = "test_section_spurious_compares_three_patterns_with_the_exact_means"
 LEARNS = "test_perceptron_stores_what_hebb_cannot_without_self_couplings"
 PATH = "test_asynchronous_path_follows_the_plain_rule_one_unit_at_a_time"
+LIMIT = "test_the_limit_tells_theory_from_the_estimate_of_1982_where_its_error_does"
 NOISY = "test_the_noisy_theory_has_its_two_limits_and_a_line_between_them"
 POLYNOMIAL = "test_exact_polynomial_error_is_the_binomial_tail_at_degree_two_and_what_enumeration_gives"
+OUTNUMBER = "test_spurious_minima_outnumber_the_others_only_where_three_errors_say_so"
 STABLE = "test_exact_stability_is_what_optimisers_reach_and_zero_where_linear_programming_finds_no_couplings"
 
 MUTANTS = [
@@ -88,9 +92,15 @@ MUTANTS = [
         IN_MEMORIES,
     ),
     (
-        'found["random"][rule].recalled[2].mean() / 2]',
-        'found["digits"][rule].recalled[2].mean() / 2]',
+        'mean_and_sem(own), mean_and_sem(shares["random"][rule])',
+        'mean_and_sem(own), mean_and_sem(shares["digits"][rule])',
         "a rule compared with itself on the same digits",
+        IN_MEMORIES,
+    ),
+    (
+        "if not abs(gap) > 3 * error:",
+        "if not abs(gap) > 0:",
+        "a loss of half that lies within the noise",
         IN_MEMORIES,
     ),
     # 3. Capacity
@@ -148,6 +158,24 @@ MUTANTS = [
         "no allowance for the law of the drift",
         IN_CAPACITY,
     ),
+    (
+        "reach = (tolerance(sem, len(found.shares)) or math.nan) + law",
+        "reach = tolerance(sem, len(found.shares)) or math.nan",
+        "a limit said without the error of its law",
+        LIMIT,
+    ),
+    (
+        "reach = (tolerance(sem, len(found.shares)) or math.nan) + law",
+        "reach = sem * 0 + law",
+        "a limit said without the error of chance",
+        LIMIT,
+    ),
+    (
+        "n_repeats * (largest // n) ** 2, n_starts",
+        "n_repeats * largest // n, n_starts",
+        "small nets, which are cheap, as few as large ones",
+        "test_measured_retrieval_holds_shares_of_nets_that_keep_their_patterns",
+    ),
     # 4. Spurious states
     (
         "return (states * (states @ W) >= 0).all(-1)",
@@ -174,9 +202,21 @@ MUTANTS = [
         IN_SPURIOUS,
     ),
     (
-        "if mean[2:].sum() > mean[:2].sum()), None)",
-        "if mean[2:].sum() > mean[0]), None)",
+        "torch.tensor([-1.0, -1, 1, 1]).double()",
+        "torch.tensor([-1.0, 0, 1, 1]).double()",
         "the mirrors left out where memories are counted",
+        OUTNUMBER,
+    ),
+    (
+        "if gap > 3 * sem), None)",
+        "if gap > 0), None)",
+        "spurious minima in front by less than their error",
+        OUTNUMBER,
+    ),
+    (
+        "4) if exact[kind] else 0",
+        "4)",
+        "a count that cannot be, judged by its own spread",
         IN_SPURIOUS,
     ),
     # 5. Rules
@@ -199,8 +239,8 @@ MUTANTS = [
         LEARNS,
     ),
     (
-        "W.norm(dim=1, keepdim=True).clamp(min=1e-9)).amin(1)",
-        "W.norm(dim=2).unsqueeze(1).clamp(min=1e-9)).amin(1)",
+        "/ W.norm(dim=1, keepdim=True).clamp(min=1e-9)",
+        "/ W.norm(dim=2).unsqueeze(1).clamp(min=1e-9)",
         "fields over the length of what goes out of a unit",
         "test_stabilities_are_the_least_field_over_the_length_of_the_couplings_that_make_it",
     ),
@@ -227,6 +267,48 @@ MUTANTS = [
         "beyond = sum((own.stability[: len(best)] > best - 0.5).sum() for own in found.values())",
         "units counted as better than the best that are not",
         IN_RULES,
+    ),
+    (
+        "if not gap > 3 * sem)])",
+        "if not gap > 0)])",
+        "a winner by its mean alone",
+        BEST,
+    ),
+    (
+        "gaps = {name: mean_and_sem(values[first] - own)",
+        "gaps = {name: mean_and_sem(values[first] - own.mean())",
+        "rules on the same nets compared as if on others",
+        BEST,
+    ),
+    (
+        "spread = 2 * math.sqrt(share * (1 - share))",
+        "spread = math.sqrt(share * (1 - share))",
+        "a flip that moves a field by one instead of two",
+        NEXT,
+    ),
+    (
+        "ndtr(-(1 - 2 * share) * distance",
+        "ndtr(-distance",
+        "a cue with errors that pulls like the pattern itself",
+        NEXT,
+    ),
+    (
+        "theory_next_error(distances(W, patterns), share)",
+        "theory_next_error(distances(W, patterns).amin(1, keepdim=True), share)",
+        "the least distance taken for all of them",
+        NEXT,
+    ),
+    (
+        "most_of({name: -own.wrong[at] for",
+        "most_of({name: own.wrong[at] for",
+        "most units wrong taken for fewest",
+        BEST,
+    ),
+    (
+        "*mean_and_sem(best[at].mean(1)), reference)",
+        "*mean_and_sem(best[at].ravel()), reference)",
+        "units of one net taken for independent ones",
+        BEST,
     ),
     # 6. Noise
     (
