@@ -28,8 +28,8 @@ MUTANTS = [
         f"{GIBBS}[-1-2]",
     ),
     (
-        "torch.sigmoid(gap * field / temperature)",
-        "torch.sigmoid(gap * field * temperature)",
+        "torch.logit(torch.rand_like(units)) * temperature / gap",
+        "torch.logit(torch.rand_like(units)) / temperature / gap",
         "a temperature for its inverse",
         f"{GIBBS}[-1-2]",
     ),
@@ -348,8 +348,8 @@ MUTANTS = [
         "test_swapping_keeps_each_replica_at_its_temperature[0]",
     ),
     (
-        "parallel_tempering(W, LADDER, n_sweeps // len(LADDER), n_runs)",
-        "parallel_tempering(W, LADDER, n_sweeps, n_runs)",
+        "cold), n_sweeps // n_replicas, n_runs)",
+        "cold), n_sweeps, n_runs)",
         "tempering's replicas come for free",
         "test_every_method_finds_ground_states_within_its_budget[parallel tempering]",
     ),
@@ -370,6 +370,24 @@ MUTANTS = [
         "mean, sem = mean_and_sem(values[name])",
         "compared without pairing",
         "test_who_is_as_good_as_the_best_is_told_by_paired_differences",
+    ),
+    (
+        "grid[means.index(min(means))]",
+        "grid[means.index(max(means))]",
+        "the worst setting chosen",
+        "test_settings_are_chosen_by_the_lowest_mean_energy_on_glasses_of_their_own",
+    ),
+    (
+        "isf(0.01 / 2 / (len(values) - 1), n - 1)",
+        "isf(0.01 / 2, n - 1)",
+        "several comparisons judged as one",
+        "test_who_is_as_good_as_the_best_is_told_by_paired_differences",
+    ),
+    (
+        "*settings[1][name]).double()",
+        "*settings[0][name]).double()",
+        "large machines with the settings of the small",
+        ON_GLASSES,
     ),
     (
         "{name: -excess[-1] for name, excess in found.excess.items()}",
