@@ -915,15 +915,16 @@ def section_hidden(run):
 #     P(up) = σ(2(2k - 4)/T):    five numbers for each temperature.
 # So a uniform 16-bit integer r is compared with five thresholds t_k such that r < t_k with probability P(up | k). Since
 # t_k grows with k, r < t_k exactly if at most k of the thresholds are <= r: no float is needed in the inner loop.
-# (Rounding P to 16 bits moves the energy at T = 1.5 by 1e-4, three standard errors, as Kaufman's value told us. So t_k
-# is rounded up or down at random, anew for each half-sweep: right on average.)
+# (At T = 1.5 the rarest is σ(-8/T) = 0.0048, and half of 2⁻¹⁶ is 0.16 % of that. So t_k is rounded up or down at random,
+# anew for each half-sweep: right on average.)
 #
 # How far to trust it: a mean over n correlated sweeps is worth n/τ independent ones, where
 #     τ = 1 + 2 Σ_{t>=1} ρ(t),    the integrated autocorrelation time of module 01,
 # and the sum is cut at the first W >= 2.5 τ(W) (Sokal 1989, whose τ is half of this one): beyond it there is only noise.
 # All lattices start ordered, and the first quarter of the sweeps is discarded. From random spins about a third of the
 # cold lattices would freeze into stripes (Spirin, Krapivsky & Redner 2001). At Tc a quarter of the run is just a few times
-# the memory τ/2, as a metric says: enough to forget the start.
+# the memory τ/2, as a metric says: enough to forget the start. The snapshots are of twice the side, where part 6 lets us
+# expect 2^2.17 = 4.5 times the memory, after the whole run, four times as long. (Larger ones would still show the start.)
 
 T_C = 2 / math.log(1 + 2**0.5)
 
@@ -1046,6 +1047,13 @@ def worst_in_errors(values, exact):
     return ((mean - exact).abs() / (sem + 1e-6)).max().item()
 
 
+def slower(lattices):
+    """How many times longer τ is at Tc than at the highest temperature, with its standard error if there is one: text."""
+    tau, sem = lattices.tau[[MIDDLE, -1]], lattices.tau_sem[[MIDDLE, -1]]
+    ratio, error = tau[0] / tau[1], ((sem / tau) ** 2).sum() ** 0.5 * tau[0] / tau[1]
+    return f"{ratio:.0f}" + (f" +- {error:.0f}" if error.isfinite() else "")
+
+
 def draw_lattices(found):
     """|m|, energy and autocorrelation time against temperature, at three sizes."""
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.5), layout="constrained")
@@ -1058,12 +1066,11 @@ def draw_lattices(found):
             ax.errorbar(*map(to_numpy, (TEMPERATURES, *values)), fmt=marker, ms=5, **style)
         axes[2].errorbar(*map(to_numpy, (TEMPERATURES, each.tau, each.tau_sem)), fmt=f"{marker}-", ms=5, **style)
     largest = max(found)
-    tau = found[largest].tau
     axes[1].plot([], [], "k-", lw=0.7, label="exact: Kaufman, each L")
     axes[0].set(title="Magnetisation: large lattices meet Yang's curve", ylabel="|m|")
     axes[1].set(title="Energy: every size meets its own exact value", ylabel="energy per site")
     axes[2].set(yscale="log", ylabel="autocorrelation time of |m|, sweeps")
-    axes[2].set_title(f"L = {largest}: {tau[MIDDLE] / tau[-1]:.0f} times slower at Tc than when hot")
+    axes[2].set_title(f"L = {largest}: {slower(found[largest])} times slower at Tc than when hot")
     for ax in axes:
         ax.axvline(T_C, color="k", ls=":", lw=1)
         ax.set_xlabel("temperature T (dotted: Tc)")
@@ -1075,9 +1082,10 @@ def draw_lattices(found):
 def draw_snapshots(lattices, indices):
     """One lattice (n_temps, 1, L, L) at each of three temperatures."""
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
-    for ax, i, lattice, text in zip(axes, indices, lattices, ("order", "patches of every size", "disorder"), strict=True):
+    for ax, i, lattice, text in zip(axes, indices, lattices, ("below", "at", "above"), strict=True):
         ax.imshow(to_numpy(lattice[0]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set(xticks=[], yticks=[], title=f"T = {TEMPERATURES[i]:.2f}: {text}")
+        m = (2 * lattice[0].float().mean() - 1).abs()
+        ax.set(xticks=[], yticks=[], title=f"T = {TEMPERATURES[i]:.2f}, {text} Tc: |m| = {m:.2f}")
     return fig
 
 
@@ -1090,7 +1098,7 @@ def lattice_sides(config):
 
 
 def section_ising(run):
-    """The Ising machine follows Yang's magnetisation and, at every size, Kaufman's energy; at Tc the sampler is slowest."""
+    """The Ising machine follows Yang's magnetisation and, at every size, Kaufman's energy; near Tc sampling is slowest."""
     config, sides = run.config, lattice_sides(run.config)
     n, side = config.n_lattices, sides[-1]
     found = measure_lattices(sides, n, config.n_ising_sweeps, run.device)
@@ -1110,9 +1118,9 @@ def section_ising(run):
     run.metric("temperature where the sampler is slowest", TEMPERATURES[found[side].tau.argmax()], None, ("Tc", T_C))
     run.figure(draw_lattices(found), "exact")
     shown = TEMPERATURES[[COLD, MIDDLE, -1]].to(run.device)
-    snapshots = simulate_ising(4 * side, shown, 1, min(config.n_ising_sweeps, 1000))[-1]
+    snapshots = simulate_ising(2 * side, shown, 1, config.n_ising_sweeps)[-1]
     run.figure(draw_snapshots(snapshots, (COLD, MIDDLE, -1)), "snapshots")
-    run.say(f"L = {side}: {tau / found[side].tau[-1]:.0f} times slower at Tc than at T = {TEMPERATURES[-1]:.2f}")
+    run.say(f"L = {side}: {slower(found[side])} times slower at Tc than at T = {TEMPERATURES[-1]:.2f}")
 
 
 # %% 6. Critical slowing down, and its cure
@@ -1248,7 +1256,7 @@ def measure_binder(sides, n_lattices, n_steps, device="cpu"):
     return Binder(temperature, kept, *leave_one_out(estimate, n_lattices))
 
 
-def draw_slowing(found, z, cumulant):
+def draw_slowing(found, z, sem, cumulant):
     """Autocorrelation times against the side, and Binder's cumulants against temperature."""
     fig, (ax, ax2) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     sides = torch.tensor(found.sides).double()
@@ -1257,7 +1265,7 @@ def draw_slowing(found, z, cumulant):
     ax.plot(*map(to_numpy, (sides, guide)), "k--", label="slope 2.17, Nightingale & Blote")
     ax.errorbar(*map(to_numpy, (sides, found.wolff, found.wolff_sem)), fmt="s-", color="navy", label="Wolff clusters")
     ax.set(xscale="log", yscale="log", xlabel="side L", ylabel="autocorrelation time at Tc, sweeps")
-    ax.set_title(f"Gibbs slows down as $L^{{{z:.2f}}}$")
+    ax.set_title(f"Gibbs slows down as $L^z$, z = {z:.2f} ± {sem:.2f}")
     ax.set_xticks(found.sides, found.sides)
     ax.minorticks_off()
     ax.legend(frameon=False)
@@ -1292,8 +1300,8 @@ def section_clusters(run):
     if math.isfinite(cumulant.crossing):
         within = tolerance(cumulant.sem, 2 * config.n_lattices)
         run.metric("Tc where Binder's cumulants cross", cumulant.crossing, cumulant.sem, ("Onsager", T_C), within)
-    run.figure(draw_slowing(found, z, cumulant), "times")
-    run.say(f"at L = {sides[-1]} clusters forget {found.gibbs[-1] / found.wolff[-1]:.0f} times faster than single spins")
+    run.figure(draw_slowing(found, z, sem, cumulant), "times")
+    run.say(f"at L = {sides[-1]} clusters forget with {found.gibbs[-1] / found.wolff[-1]:.0f} times fewer spins turned")
 
 
 # %% 7. Annealing
@@ -1312,10 +1320,10 @@ def section_clusters(run):
 # the ground state for certain: there the lowest energies found are compared.)
 #
 # Two habits decide what such a comparison is worth. Temperatures matter more than the shape of the cooling: T = c/ln(1 + t)
-# is the worst of all with the wrong c, and as good as any with the right one. So each method chooses its temperatures, and tempering its number of
-# replicas, on spin glasses that serve for nothing else, of 20 and of 160 units. And all methods run on the same spin
-# glasses, so two of them are compared by their difference on each: who differs from the best by less than Student's t
-# allows at one false alarm in 100, shared by all comparisons, is called as good.
+# is the worst of all with the wrong c, and as good as any with the right one. So each method chooses its temperatures, and
+# tempering its number of replicas, on spin glasses that serve for nothing else, of 20 and of 160 units. And all methods
+# run on the same spin glasses, so two of them are compared by their difference on each: who differs from the best by less
+# than Student's t allows at one false alarm in 100, shared by all comparisons, is called as good.
 
 
 def spin_glasses(n_instances, n, generator):
@@ -1587,7 +1595,7 @@ def diagnose_chains(chains):
     stuck = (chains == chains[:, :1]).all(1)
     common = chains.numel() / integrated_time(chains)[0].item()  # τ about one common mean: disagreement lowers the ESS
     r_hat, ess = float(split_r_hat(chains)), float(len(chains)) if stuck.all() else common
-    switches = int((chains.sign().diff(dim=1).abs() > 1).sum())
+    switches = sum(int((chain[chain != 0].sign().diff() != 0).sum()) for chain in chains)  # a stop at 0 does not hide one
     n_modes = int((chains > 0).any()) + int((chains < 0).any())
     tau, tau_sem = map(float, integrated_time(chains, common_mean=False))
     return Diagnosis(chains, r_hat, ess, tau, tau_sem, switches, n_modes, int(stuck.sum()))

@@ -290,6 +290,18 @@ MUTANTS = [
         "the worst of thirteen judged as one",
         IN_ISING,
     ),
+    (
+        "((sem / tau) ** 2).sum() ** 0.5 * tau[0] / tau[1]",
+        "(sem / tau).sum() * tau[0] / tau[1]",
+        "errors of a ratio added up",
+        IN_ISING,
+    ),
+    (
+        "simulate_ising(2 * side, shown, 1, config.n_ising_sweeps)",
+        "simulate_ising(4 * side, shown, 1, config.n_ising_sweeps // 3)",
+        "a snapshot of the start",
+        IN_ISING,
+    ),
     # clusters
     (
         "p_bond = 1 - torch.exp(-2 / temperature)",
@@ -396,6 +408,12 @@ MUTANTS = [
         IN_ANNEALING,
     ),
     # diagnostics
+    (
+        "(chain[chain != 0].sign().diff() != 0)",
+        "(chain.sign().diff().abs() > 1)",
+        "a switch by way of 0 overlooked",
+        "test_chains_that_do_not_move_are_diagnosed_as_stuck",
+    ),
     (
         "return 2 * (p * f) @ summed / (p @ f**2) - 1",
         "return (p * f) @ summed / (p @ f**2)",

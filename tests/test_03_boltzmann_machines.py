@@ -954,6 +954,7 @@ def test_chains_that_do_not_move_are_diagnosed_as_stuck():
     assert found.n_stuck == 1
     assert found.r_hat == float(m.split_r_hat(moving))
     assert found.ess == pytest.approx(150 / float(m.integrated_time(moving)[0]))
+    assert m.diagnose_chains(torch.tensor([[1.0, 0, -1, 0, -1, 1], [1, 0, 1, 0, 1, 1]]).double()).switches == 2
 
 
 def test_no_seed_ends_the_diagnostics():
@@ -1088,8 +1089,11 @@ def test_section_ising_compares_with_yang_and_kaufman_of_each_size(monkeypatch):
         energy = m.exact_ising_energy(m.TEMPERATURES, side) + 1e-3 * side * noise
         tau = torch.linspace(1, 13, 13).double()
         found[side] = m.Lattices(m.exact_magnetisation(m.TEMPERATURES) + 0.01 * noise, energy, tau, 0.1 * tau)
-    planted = {"measure_lattices": found, "simulate_ising": (None, None, torch.zeros(3, 1, 8, 8))}
-    run = noted("ising", monkeypatch, planted, n_ising_sweeps=70)
+    asked, lattices = [], (torch.arange(3 * 64) % 8 == 0).view(3, 1, 8, 8)
+    monkeypatch.setattr(m, "simulate_ising", lambda *args: asked.append(args) or (None, None, lattices))
+    run = noted("ising", monkeypatch, {"measure_lattices": found}, n_ising_sweeps=70)
+    assert asked[0][::2] == (32, 1)  # a snapshot of twice the side, after the whole run
+    assert asked[0][3] == 70
     exact = float(m.exact_ising_energy(m.TEMPERATURES, 16)[6])
     entry = run.metrics["L = 16: energy per site at Tc"]
     assert entry[::2] == (pytest.approx(exact), ("Kaufman, T = 2.269", pytest.approx(exact)))
@@ -1107,7 +1111,10 @@ def test_section_ising_compares_with_yang_and_kaufman_of_each_size(monkeypatch):
         assert blind.value == pytest.approx(float(far) / (1e-3 * side / 3**0.5 + 1e-6))
     assert run.metrics["e-foldings discarded at Tc"].value == pytest.approx(2 * 17 / 7)
     assert run.metrics["temperature where the sampler is slowest"].value == pytest.approx(m.T_C + 0.8)
-    assert run.said == ["L = 16: 1 times slower at Tc than at T = 3.07"]
+    assert run.said == ["L = 16: 1 +- 0 times slower at Tc than at T = 3.07"]
+    tau = torch.tensor([0.0] * 6 + [60] + [0] * 5 + [3])
+    assert m.slower(m.Lattices(None, None, tau, 0.1 * tau)) == "20 +- 3"  # 0.1 of either: 20 (0.01 + 0.01)^(1/2)
+    assert run.figures["snapshots"][1][0] == "T = 2.27, at Tc: |m| = 0.75"
     yang_line, *means = run.figures["exact"][0][1]
     assert yang_line[0, 1] == pytest.approx(float(m.exact_magnetisation(m.TEMPERATURES[0])))
     assert means[0][3] == pytest.approx([m.TEMPERATURES[3].item(), yang], rel=1e-6)
@@ -1136,7 +1143,8 @@ def test_section_clusters_compares_with_published_exponents_kaufman_and_onsager(
     crossed = run.metrics["Tc where Binder's cumulants cross"]
     assert crossed[:3] == (2.26, 0.004, ("Onsager", pytest.approx(2.269185, abs=1e-6)))
     assert crossed.within == width(0.004, 6)
-    assert run.said == ["at L = 16 clusters forget 128 times faster than single spins"]
+    assert run.said == ["at L = 16 clusters forget with 128 times fewer spins turned"]
+    assert run.figures["times"][0][0] == "Gibbs slows down as $L^z$, z = 2.00 ± 0.01"
     times, binders = (lines for _, lines in run.figures["times"])
     assert times[0][:, 1].tolist() == [32, 128, 512]
     assert times[2][:, 1].tolist() == pytest.approx([2, 8**0.5, 4])
