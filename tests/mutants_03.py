@@ -193,10 +193,28 @@ MUTANTS = [
         "test_connected_moments_by_loops",
     ),
     (
-        "for x in (x_test, x_train, found.samples))",
-        "for x in (x_train, x_test, found.samples))",
+        "test, train = connected(x_test), connected(x_train)",
+        "train, test = connected(x_test), connected(x_train)",
         "samples held against the images they were trained on",
         IN_PAIRS,
+    ),
+    (
+        "return y @ x / (x @ x)",
+        "return y @ x / (y @ y)",
+        "the slope of x on y",
+        IN_PAIRS,
+    ),
+    (
+        "persistent_gradient(chains, x.T @ x / len(x), smoothed_mean(x))",
+        "persistent_gradient(chains, x.T @ x / len(x), 0 * smoothed_mean(x))",
+        "the means of coins",
+        "test_matched_moments_are_those_of_the_patterns",
+    ),
+    (
+        "match_moments(W, b, x_train, n_steps)",
+        "match_moments(W, b, x_valid, n_steps)",
+        "training on the validation images",
+        PENALTY,
     ),
     # hidden units
     (

@@ -407,7 +407,12 @@ def test_the_penalty_is_chosen_on_validation_and_scored_on_test_images(monkeypat
         assert x is not train
         return torch.full((1,), scores[round(W[0, 1].item(), 5)]) if x is valid else real(x, W, b)
 
+    def match(W, b, x, n_steps):
+        assert (x is train, n_steps) == (True, 1)
+        return 0 * W, torch.tensor([9.0, -9.0, 9.0])
+
     monkeypatch.setattr(m, "fit_pairs", fit)
+    monkeypatch.setattr(m, "match_moments", match)
     monkeypatch.setattr(m, "pseudo_log_likelihood", score)
     found = m.model_digits(train, valid, test, 1, n_samples=4000, n_sweeps=5)
     assert found.penalty == m.PENALTIES[1]
@@ -415,7 +420,20 @@ def test_the_penalty_is_chosen_on_validation_and_scored_on_test_images(monkeypat
     mean = m.smoothed_mean(train)
     assert torch.allclose(found.independent, (((1 + test * mean) / 2).log()).sum(1), atol=1e-5)
     assert torch.allclose(found.coins.mean(0), mean, atol=0.07)
-    assert found.samples.mean().abs() < 0.07
+    assert found.samples["pseudo-likelihood"].mean().abs() < 0.07
+    assert torch.equal(found.samples["Gibbs"].mean(0), torch.tensor([1.0, -1, 1]))
+
+
+def test_matched_moments_are_those_of_the_patterns():
+    """The mistakes: the gradient's sign, or another's moments."""
+    x = 2.0 * (torch.rand(600, 3) < torch.tensor([0.3, 0.5, 0.6])) - 1
+    x[:, 1] = torch.where(torch.rand(600) < 0.7, x[:, 0], x[:, 1])
+    W, b = m.match_moments(torch.zeros(3, 3), torch.zeros(3), x, 1500, n_chains=2000)
+    states = m.enumerate_states(3)
+    correlation, mean = m.moments(states, m.boltzmann(states, W, b))
+    assert torch.allclose(mean, x.mean(0), atol=0.03)
+    assert torch.allclose(correlation, x.T @ x / len(x), atol=0.03)
+    assert (x.T @ x / len(x) - x.mean(0)[:, None] * x.mean(0))[0, 1] > 0.3
 
 
 def test_connected_moments_by_loops():
@@ -1048,17 +1066,22 @@ def test_section_learning_compares_with_entropy_exact_learning_and_wilks(monkeyp
 
 def test_section_pairs_compares_samples_with_test_images_and_these_with_training_images(monkeypatch):
     train, valid, test = (2.0 * (torch.rand(n, 64) < 0.5) - 1 for n in (60, 20, 50))
-    found = m.Pixels(0.03, torch.tensor([-4.0, -6.0]), torch.tensor([-9.0, -9.0]), train[:40], test)
+    samples = {"pseudo-likelihood": train[:40], "Gibbs": train[20:]}
+    found = m.Pixels(0.03, torch.tensor([-4.0, -6.0]), torch.tensor([-9.0, -9.0]), samples, test)
     run = noted("pairs", monkeypatch, {"digit_spins": (train, valid, test), "model_digits": found})
     assert run.metrics["pairs: test pseudo-log-likelihood (nats)"][:3] == (-5, 1, ("independent pixels", -9))
-    for k, words in enumerate(("covariances", "triplets")):
-        values = [m.connected(x)[k] for x in (test, train[:40], train)]
-        entry = run.metrics[f"{words}: r of samples and test images"]
-        assert entry.value == pytest.approx(m.correlation(values[0], values[1]))
-        assert entry.against == ("training images", pytest.approx(m.correlation(values[0], values[2])))
-        x, y = run.figures["samples"][3 + k][1][0].T
-        assert torch.allclose(torch.tensor(x).float(), values[0])
-        assert torch.allclose(torch.tensor(y).float(), values[1])
+    for (k, words), (name, x) in itertools.product(enumerate(("covariances", "triplets")), samples.items()):
+        there, here, most = (m.connected(each)[k] for each in (test, x, train))
+        r, slope = (run.metrics[f"{words}, {name}: test {of}"] for of in ("r", "slope"))
+        assert r.value == pytest.approx(m.correlation(there, here))
+        assert r.against == ("training images", pytest.approx(m.correlation(there, most)))
+        assert slope.value == pytest.approx(float((there * here).sum() / (there**2).sum()), rel=1e-4)
+        assert slope.against == ("training images", pytest.approx(float((there * most).sum() / (there**2).sum()), rel=1e-4))
+        title, lines = run.figures["samples"][3 + k]
+        drawn = torch.tensor(lines[0 if name == "pseudo-likelihood" else 2]).float()
+        assert torch.allclose(drawn, torch.stack([there, here], 1))
+        assert f"{slope.value:.2f}" in title
+        assert f"{slope.value:.2f} by {name}" in run.said[k]
 
 
 def test_section_hidden_compares_with_the_exact_best_and_with_1985(monkeypatch):
