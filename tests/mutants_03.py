@@ -5,7 +5,7 @@ RULES = "test_each_rule_is_held_against_what_it_samples"
 TEACHERS = "test_teachers_are_met_where_data_are_plenty_and_wilks_counts_parameters"
 DIAGONAL = "test_mean_fields_diagonal_is_kappen_and_rodriguezs"
 PENALTY = "test_the_penalty_is_chosen_on_validation_and_scored_on_test_images"
-RULE_1985 = "test_the_rule_of_1985_takes_fixed_steps_and_notes_the_first_success"
+RULE_1985 = "test_the_rule_of_1985_takes_fixed_steps_and_notes_who_has_the_code"
 WOLFF = "test_wolff_meets_enumeration_on_4x4"
 SAMPLERS = "test_both_samplers_run_at_tc_and_wolffs_time_is_in_sweeps"
 BINDER = "test_binders_cumulant_its_crossing_and_the_jackknife"
@@ -242,10 +242,22 @@ MUTANTS = [
         RULE_1985,
     ),
     (
-        "first = torch.where(found, first.clamp(max=cycle), first)",
-        "first = torch.where(found, cycle, first)",
+        "cycles[:, None].double(), math.inf).amin(0)",
+        "cycles[:, None].double(), -math.inf).amax(0)",
         "the last success for the first",
         RULE_1985,
+    ),
+    (
+        "for codes in (with_noise[1][-1], without[1][-1],",
+        "for codes in (with_noise[1].any(0), without[1].any(0),",
+        "once met called kept",
+        IN_HIDDEN,
+    ),
+    (
+        "config.n_cycles, noise=(0.0, 0.0))",
+        "config.n_cycles)",
+        "a control with the noise that it is to lack",
+        IN_HIDDEN,
     ),
     (
         "return -2 * math.log(4) + min(n_hidden * math.log(2), math.log(4))",

@@ -534,12 +534,13 @@ def test_noisy_patterns_are_switched_unit_by_unit():
     assert torch.allclose(m.noisy_patterns(p), noisy)
 
 
-def test_the_rule_of_1985_takes_fixed_steps_and_notes_the_first_success(monkeypatch):
-    seen, answers = [], iter([[False, False], [True, False], [False, False], [True, False]])
-    monkeypatch.setattr(m, "uses_all_codes", lambda W, b: seen.append((W, b)) or torch.tensor(next(answers)))
-    first, at_end = m.learn_as_in_1985(2, 35)
-    assert first.tolist() == [20, math.inf]  # looked at after 10, 20, 30 and 35 cycles
-    assert at_end.tolist() == [True, False]
+def test_the_rule_of_1985_takes_fixed_steps_and_notes_who_has_the_code(monkeypatch):
+    seen, answers = [], [[False, False], [True, False], [False, False], [True, False]]
+    monkeypatch.setattr(m, "uses_all_codes", lambda W, b: seen.append((W, b)) or torch.tensor(answers[len(seen) - 1]))
+    cycles, found = m.learn_as_in_1985(2, 35)
+    assert cycles.tolist() == [10, 20, 30, 35]
+    assert found.tolist() == answers
+    assert m.first_cycle(cycles, found).tolist() == [20, math.inf]
     W, b = seen[0]
     assert torch.allclose(W / 0.2, (W / 0.2).round(), atol=1e-4)
     assert 0 < W.abs().max() <= 2.001  # ten steps
@@ -548,13 +549,23 @@ def test_the_rule_of_1985_takes_fixed_steps_and_notes_the_first_success(monkeypa
     assert W[:, 0, 1].max() < 0  # and two of a group never
 
 
+def test_the_control_has_no_noise_on_its_patterns(monkeypatch):
+    noises = []
+    monkeypatch.setattr(m, "noisy_patterns", lambda p, off, on: noises.append((off, on)) or p)
+    for options in ({}, {"noise": (0.0, 0.0)}):
+        m.learn_as_in_1985(2, 1, **options)
+    assert noises == [(0.15, 0.05), (0.0, 0.0)]  # a unit that is on is switched off more often
+
+
 def test_restarts_succeed_within_a_tenth_of_a_nat(monkeypatch):
     nats = torch.tensor([-9.0, -2.19, -2.17])
-    monkeypatch.setattr(m, "train_restarts", lambda task, n_hidden, *_: (nats, None, None))
+    monkeypatch.setattr(m, "train_restarts", lambda task, n_hidden, *_: (nats, task, n_hidden))
+    monkeypatch.setattr(m, "uses_all_codes", lambda W, b: (W, b) == (m.encoder_task, 2))
     found = m.compare_hidden(3, 1, None)
     assert list(found) == [(task, h) for task in ("encoder", "parity") for h in range(4)]
     assert found["parity", 1].succeeded.tolist() == [0, 0, 1]  # the best is -2.079
     assert found["parity", 1].best == m.theory_best(m.parity_task, 1)
+    assert [each.all_codes for each in found.values()] == [None, None, True] + [None] * 5
 
 
 # 5. Ising
@@ -1088,21 +1099,29 @@ def test_section_hidden_compares_with_the_exact_best_and_with_1985(monkeypatch):
     found = {}
     for (task, h), low in zip(itertools.product(("encoder", "parity"), range(4)), range(8), strict=True):
         reached = torch.tensor([-9.0, -5.0 + low / 10]).double()
-        found[task, h] = m.Restarts(reached, -3.0 - (h == 0), torch.tensor([0.0, 1.0 if h == 2 else 0.0]).double())
+        found[task, h] = m.Restarts(reached, -3.0 - (h == 0), torch.tensor([0.0, 1.0 if h == 2 else 0.0]).double(), None)
+    found["encoder", 2] = found["encoder", 2]._replace(all_codes=torch.tensor([True, True, False, False, False]))
     found["parity", 3].reached[0] = -2.9
-    cycles = torch.tensor([30.0, 50.0, 70.0, math.inf])
-    planted = {"compare_hidden": found, "learn_as_in_1985": (cycles, torch.tensor([True, False, True, False]))}
-    run = noted("hidden", monkeypatch, planted, n_cycles=100)
+    codes = torch.tensor([[1, 0, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]]).bool()
+    walks = iter([(torch.tensor([10, 20, 30]), codes), (torch.tensor([10, 20, 30]), codes & codes[0])])
+    asked = []
+    monkeypatch.setattr(m, "learn_as_in_1985", lambda *_, noise=None: asked.append(noise) or next(walks))
+    run = noted("hidden", monkeypatch, {"compare_hidden": found}, n_cycles=30)
+    assert asked == [None, (0.0, 0.0)]
     assert run.metrics["encoder, 2 hidden: best (nats)"][::2] == (pytest.approx(-4.8), ("exact best", -3))
     assert run.metrics["restarts above the exact best"] == (1, None, ("theorem", 0), 0)
     assert run.metrics["encoder, 2 hidden: restarts that succeed"].value == 0.5
-    assert run.metrics["rule of 1985: machines that found the code"].value == 0.75
-    assert run.metrics["rule of 1985: machines that keep it"].value == 0.5
-    assert run.metrics["rule of 1985: median cycle"] == (50, None, ("250 tests in 1985", 110), None)
-    assert run.said == ["the rule of 1985 finds the code more often than exact ascent: 75% against 50%"]
-    steps, ascent = run.figures["restarts"][2][1][:2]
-    assert steps[[29, 30, 69, 70], 1].tolist() == [0, 0.25, 0.5, 0.75]
-    assert ascent[0, 1] == 0.5
+    assert run.metrics["rule of 1985: found the code at some time"][::2] == (0.75, ("250 tests in 1985", 1))
+    assert run.metrics["rule of 1985: median cycle"] == (20, None, ("250 tests in 1985", 110), None)
+    ends = [
+        run.metrics[f"{rule}: have the code at the end"] for rule in ("rule of 1985", "1985 without noise", "exact ascent")
+    ]
+    assert [end.value for end in ends] == [0.5, 0, pytest.approx(0.4)]
+    assert run.said == ["the code at the end: 50% by the rule of 1985, 0% without its noise, 40% by exact ascent"]
+    with_noise, without, ascent = run.figures["restarts"][2][1]
+    assert with_noise.tolist() == [[10, 0.25], [20, 0.5], [30, 0.5]]
+    assert without[:, 1].tolist() == [0.25, 0.25, 0]
+    assert ascent[0, 1] == pytest.approx(0.4)
 
 
 def test_section_ising_compares_with_yang_and_kaufman_of_each_size(monkeypatch):
