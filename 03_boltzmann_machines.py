@@ -1541,10 +1541,11 @@ def draw_success(found, winners):
             ax.errorbar(x, *map(to_numpy, mean_and_sem(rows.T)), fmt=f"{marker}-", color=colour, label=name)
             ax.set_xscale("log", base=2)
             ax.set_xticks(x, x)
-    axes[0].set(xlabel="budget, sweeps of 20 single-unit updates", ylabel="share of runs that met the ground state")
-    axes[1].set(xlabel="number of units", ylabel="lowest energy per unit, above the best run's")
+    middle = found.budgets[len(found.budgets) // 2]
+    axes[0].set(xlabel=f"sweeps of 20 units (settings chosen at {middle})", ylabel="share of runs that met the ground state")
+    axes[1].set(xlabel="number of units (settings chosen at 160)", ylabel="lowest energy per unit, above the best run's")
     titles = (
-        f"20 units, {found.budgets[len(found.budgets) // 2]} sweeps",
+        f"20 units, {middle} sweeps",
         f"{found.sizes[-1]} units, {found.large_budget} sweeps",
     )
     for ax, title, (best, *ties) in zip(axes, titles, winners, strict=True):
