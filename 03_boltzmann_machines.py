@@ -16,7 +16,7 @@ With all weights equal and on a square grid, (1) is the Ising model, whose magne
 
     |m| = (1 - sinh(2/T)⁻⁴)^(1/8) below Tc = 2/ln(1+√2) = 2.269,  and 0 above.                     (4)
 
-Run      python 03_boltzmann_machines.py               all eight sections, under two minutes on one CPU core
+Run      python 03_boltzmann_machines.py               all eight sections, about two minutes on one CPU core
          python 03_boltzmann_machines.py --section ising --lattice 64
          (--device serves `units`, `ising` and `clusters`; the machines of the other sections are too small to gain by it)
 Writes   outputs/03_boltzmann_machines/*.png and metrics.json
