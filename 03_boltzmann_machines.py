@@ -16,7 +16,7 @@ With all weights equal and on a square grid, (1) is the Ising model, whose magne
 
     |m| = (1 - sinh(2/T)⁻⁴)^(1/8) below Tc = 2/ln(1+√2) = 2.269,  and 0 above.                     (4)
 
-Run      python 03_boltzmann_machines.py               all eight sections, under two minutes on one CPU core
+Run      python 03_boltzmann_machines.py               all eight sections, about two minutes on one CPU core
          python 03_boltzmann_machines.py --section ising --lattice 64
          (--device serves `units`, `ising` and `clusters`; the machines of the other sections are too small to gain by it)
 Writes   outputs/03_boltzmann_machines/*.png and metrics.json
@@ -143,10 +143,10 @@ def gibbs_sweep(s, W, b, temperature=1.0, off=-1, gap=None):
     `temperature` is a number or one for each chain (B,). `gap` is s_on - s_off; give another only to see it fail."""
     gap = 1 - off if gap is None else gap
     units = s.mT.clone(memory_format=torch.contiguous_format)  # (..., n, B): the chains of one unit side by side
-    u = torch.rand_like(units)
+    # u < σ(gap h/T) says the same as h > logit(u) T/gap, and all units' thresholds are made at once
+    threshold = torch.logit(torch.rand_like(units)) * temperature / gap - b.unsqueeze(-1)
     for i in range(units.shape[-2]):
-        field = W[..., i : i + 1, :] @ units + b[..., i, None, None]
-        on = u[..., i : i + 1, :] < torch.sigmoid(gap * field / temperature)
+        on = W[..., i : i + 1, :] @ units > threshold[..., i : i + 1, :]
         units[..., i : i + 1, :] = on * (1.0 - off) + off
     return units.mT
 
@@ -226,6 +226,11 @@ def log_slope(x, y):
     return y.log() @ log_x / (log_x @ log_x)
 
 
+def slope_through_0(x, y):
+    """Least-squares slope of the line through 0 of y (K,) on x (K,)."""
+    return y @ x / (x @ x)
+
+
 def correlation(x, y):
     """Pearson's r of two arrays (K,)."""
     return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
@@ -288,7 +293,7 @@ def compare_correlations(generator, n=10):
     """Pair correlations of a machine at T and at 2T, which is what the mistake samples; their r, and the slope through 0."""
     W, b = (array.double() for array in random_machine((), n, strength=0.5, bias=0.0, generator=generator))
     x, y = (exact_correlations(W, b, temperature) for temperature in (1.0, 2.0))
-    return x, y, correlation(x, y), (y @ x / (x @ x)).item()
+    return x, y, correlation(x, y), slope_through_0(x, y).item()
 
 
 def draw_distances(found, x, y, r, slope):
@@ -338,9 +343,11 @@ def section_units(run):
 # moments. (An autograd that treats W_ij and W_ji as two parameters finds half of it for each: the factor 2 that
 # readers lose here.)
 #
-# The Hessian of the log likelihood is minus the covariance of all s_i s_j and s_i: concave, hence one maximum. And by
-# Wilks (1938), if the truth is such a machine, maximum likelihood on n patterns with d = N(N+1)/2 parameters ends
-#     KL(truth || fit) = d/(2n)      above the truth, on average, for large n: the price of finite data.
+# The Hessian of the log likelihood is minus the covariance I of all s_i s_j and s_i: concave, hence at most one maximum.
+# And if the truth is such a machine, its d = N(N+1)/2 parameters are learnt from n patterns up to an error δ ~ N(0, I⁻¹/n),
+# for large n. To second order KL(truth || fit) = ½ δᵀIδ, and n δᵀIδ is chi-square with d degrees of freedom (as in Wilks
+# 1938, for the likelihood of the training patterns themselves), so that on average
+#     KL(truth || fit) = d/(2n):    the price of finite data.
 #
 # What if 2^N is too many? Four ways out, each a different answer to "where do I get <s_i s_j>_model from?":
 # - Gibbs: average over chains that go on from step to step while the weights change (Younes 1989; Neal 1992). It works
@@ -436,7 +443,7 @@ def tap_mean_field(correlation, mean):
 
 
 def theory_wilks_kl(n_units, n_data):
-    """Wilks (1938): the mean KL(truth || fit), in nats, of maximum likelihood on n_data patterns, for large n_data."""
+    """The mean KL(truth || fit), in nats, of maximum likelihood on n_data patterns, for large n_data (as derived above)."""
     return n_units * (n_units + 1) / 2 / (2 * n_data)
 
 
@@ -453,6 +460,19 @@ def measure_autograd_error(n, generator):
     p_data = torch.softmax(torch.randn(len(states), generator=generator).double(), 0)
     (grad_W, grad_b), (auto_W, auto_b) = (f(*machine, states, p_data) for f in (exact_gradient, exact_autograd_gradient))
     return max((auto_W - grad_W.triu(1)).abs().max(), (auto_b - grad_b).abs().max()).item()
+
+
+def as_good_as_the_best(values):
+    """The name with the largest mean of {name: (instances,)}, then those whose paired difference from it may be chance, by
+    Student's t at one false alarm in 100, shared by all comparisons."""
+    best = max(values, key=lambda name: values[name].mean())
+    names, n = [best], len(values[best])
+    width = scipy.stats.t.isf(0.01 / 2 / (len(values) - 1), n - 1) if n > 1 else math.inf
+    for name in values:
+        mean, sem = mean_and_sem(values[best] - values[name])
+        if name != best and (n == 1 or mean <= width * sem):
+            names.append(name)
+    return names
 
 
 FITS = {  # marker, colour and line
@@ -486,6 +506,7 @@ def fit_by_every_method(states, p_data, n_steps, generator):
     return {name: (W.double(), b.double()) for name, (W, b) in zip(FITS, fits, strict=True)}
 
 
+INVERSIONS = ("mean field, no diagonal", "mean field", "TAP")
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of the teachers; at 1 the infinite machine becomes a spin glass
 
 
@@ -565,25 +586,24 @@ def section_learning(run):
     require(config, n_data=100)
     run.metric("gradient minus autograd's", measure_autograd_error(8, generator), None, ("exact", 0), 1e-12)
     found = compare_learning(config.n_teachers, config.n_data, config.n_learn_steps, generator)
-    price, exact = theory_wilks_kl(10, config.n_data), found.kl["exact learning"]
+    price, exact, ceiling = theory_wilks_kl(10, config.n_data), found.kl["exact learning"], found.ceiling[3].mean()
     for name, kl in found.kl.items():
-        test, sem = (found.ceiling[3] - kl[3]).mean(), mean_and_sem(kl[3])[1]  # the spread of the KL, not of the ceilings
-        run.metric(f"{name}: test nats at 1", test, sem, ("-teacher's entropy", found.ceiling[3].mean()))
+        mean, sem = mean_and_sem(kl[3])  # the spread of the KL, not of the ceilings
+        run.metric(f"{name}: test nats at 1", ceiling - mean, sem, ("-teacher's entropy", ceiling))
         run.metric(f"{name}: KL at 1.5 (nats)", *mean_and_sem(kl[5]), ("exact learning", exact[5].mean()))
-    run.metric("exact learning: largest gradient left", found.left, None, ("at the maximum", 0))
-    mean, sem = mean_and_sem((exact[:4] / price).flatten())
-    is_done = found.left < 0.03 / config.n_data**0.5  # far below the data's own noise
-    within = tolerance(sem, 4 * config.n_teachers) if is_done else None
-    run.metric("exact learning: KL over d/2n, up to 1", mean, sem, ("Wilks (1938)", 1), within)
+    if found.left < 0.03 / config.n_data**0.5 and config.n_data >= 1000:  # far below the data's own noise; a large n
+        record(run, "exact learning: KL over d/2n, up to 1", (exact[:4] / price).flatten(), "theory for large n", 1)
+    else:
+        run.say(
+            f"not judged by d/2n: fewer than 1,000 patterns, or {found.left:.1g} of the gradient left: more --n-learn-steps"
+        )
     times = time_gradients(config.n_data, generator)
     for name, ms in zip(("exact gradient", "pseudo-likelihood"), times, strict=True):
         run.metric(f"{name}, {SIZES[-1]} units (ms)", ms[-1])
     run.figure(draw_learnt(found, times, config.n_data, price), "methods")
-    if not is_done:
-        run.say("exact learning has not arrived: more --n-learn-steps, to compare it with Wilks's price")
-    inversion = min(("mean field, no diagonal", "mean field", "TAP"), key=lambda name: found.kl[name][5].mean())
-    nats = found.kl["pseudo-likelihood"][3].mean(), exact[3].mean()
-    run.say("KL at 1: pseudo-likelihood {:.4f} nats, exact {:.4f}; best inversion at 1.5: {}".format(*nats, inversion))
+    run.say(f"KL at 1: pseudo-likelihood {found.kl['pseudo-likelihood'][3].mean():.4f} nats, exact {exact[3].mean():.4f}")
+    first, *ties = as_good_as_the_best({name: -found.kl[name][5].log() for name in INVERSIONS})
+    run.say(f"inversions at 1.5, by log KL: {first} first; not to be told from it: {', '.join(ties) or 'none'}")
 
 
 # %% 3. Pairs of pixels
@@ -594,9 +614,12 @@ def section_learning(run):
 #
 # Schneidman et al. (2006) asked of neurons in a retina whether pairs explain what larger groups do, and found that they
 # explain about 90 % of it. So let the machine be sampled, and compare with images that nobody has learnt from:
-#     covariances   <(s_i - m_i)(s_j - m_j)>                 which learning matches, on training images;
+#     covariances   <(s_i - m_i)(s_j - m_j)>                 which likelihood would match, on training images;
 #     triplets      <(s_i - m_i)(s_j - m_j)(s_k - m_k)>      which it was never shown.
-# For independent pixels both are 0. Test images are few, so what training images reach is as good as it gets.
+# For independent pixels both are 0. As in part 1, r is blind to a common factor: the slope stands beside it. Test images are
+# few, so what training images reach is as good as it gets. And pseudo-likelihood, penalised, does not quite match the
+# covariances. So a second machine goes on from the first along eq. (3), with Gibbs chains that start at training images:
+# what its triplets lack when its covariances are right, pairs do not hold.
 
 
 def digit_spins():
@@ -629,6 +652,13 @@ def fit_pairs(x, penalty, n_steps):
     return ascend(gradient, torch.zeros(n, n), torch.atanh(smoothed_mean(x)), n_steps, 0.03, "pairs of pixels")
 
 
+def match_moments(W, b, x, n_steps, n_chains=500):
+    """From W, b on, match means and covariances of x (N, n) by eq. (3), with Gibbs chains that start at patterns of x."""
+    chains = x[torch.randint(len(x), (n_chains,))]
+    gradient = persistent_gradient(chains, x.T @ x / len(x), smoothed_mean(x))
+    return ascend(gradient, W, b, n_steps, 0.003, "pairs by Gibbs")  # a small rate: 500 chains are a noisy gradient
+
+
 def connected(x):
     """Over patterns x (N, n): <(s_i - m_i)(s_j - m_j)> of all i < j, and the same of three of all i < j < k."""
     x, units = x - x.mean(0), torch.arange(x.shape[1])
@@ -645,36 +675,47 @@ class Pixels(NamedTuple):
     penalty: float
     test: torch.Tensor  # pseudo-log-likelihood of each test image
     independent: torch.Tensor  # and under independent pixels
-    samples: torch.Tensor
+    samples: dict[str, torch.Tensor]  # by how the machine was fitted
     coins: torch.Tensor  # samples of independent pixels
 
 
 def model_digits(x_train, x_valid, x_test, n_steps, n_samples=2000, n_sweeps=200):
-    """Fit pairs at each penalty, choose on x_valid, score on x_test; sample by Gibbs sweeps from fair coins."""
+    """Fit pairs at each penalty, choose on x_valid, score on x_test, match moments; sample by Gibbs from fair coins."""
     fits = {penalty: fit_pairs(x_train, penalty, n_steps) for penalty in PENALTIES}
     penalty = max(fits, key=lambda penalty: pseudo_log_likelihood(x_valid, *fits[penalty]).mean())
-    (W, b), alone, samples = fits[penalty], torch.atanh(smoothed_mean(x_train)), random_spins(n_samples, x_train.shape[1])
-    coins = gibbs_sweep(samples, 0 * W, alone)  # without weights one sweep is enough
-    for _ in range(n_sweeps):
-        samples = gibbs_sweep(samples, W, b)
+    (W, b), alone = fits[penalty], torch.atanh(smoothed_mean(x_train))
+    coins = gibbs_sweep(random_spins(n_samples, x_train.shape[1]), 0 * W, alone)  # without weights one sweep is enough
+    samples = {}
+    for name, machine in (("pseudo-likelihood", (W, b)), ("Gibbs", match_moments(W, b, x_train, n_steps))):
+        samples[name] = random_spins(n_samples, x_train.shape[1])
+        for _ in range(n_sweeps):
+            samples[name] = gibbs_sweep(samples[name], *machine)
     test, independent = pseudo_log_likelihood(x_test, W, b), pseudo_log_likelihood(x_test, 0 * W, alone)
     return Pixels(penalty, test, independent, samples, coins)
 
 
-def draw_pairs(found, x_test, test, samples):
+def draw_pairs(found, x_test, test, fits):
     """Test images, samples of pairs and of independent pixels; covariances and triplets against those of test images."""
-    fig, axes = plt.subplots(1, 5, figsize=(12, 3), layout="constrained")
-    pictures = ("test images", x_test), ("samples: pairs", found.samples), ("independent pixels", found.coins)
+    fig, axes = plt.subplots(1, 5, figsize=(12, 3.3), layout="constrained")
+    pictures = (
+        ("test images", x_test),
+        ("samples: pairs, Gibbs", found.samples["Gibbs"]),
+        ("independent pixels", found.coins),
+    )
     for ax, (title, x) in zip(axes, pictures, strict=False):
         tiles = torch.nn.functional.pad(x[:36].view(6, 6, 8, 8), (1, 1, 1, 1), value=0)
         ax.imshow(to_numpy(tiles.transpose(1, 2).reshape(60, 60)), cmap="gray", vmin=-1, vmax=1)
         ax.set(title=title, xticks=[], yticks=[])
-    for ax, words, x, y in zip(axes[3:], ("covariances", "triplets"), test, samples, strict=True):
-        ends = 1.05 * torch.cat([x, y]).abs().max().item() * np.array([-1, 1])
-        ax.plot(*map(to_numpy, (x, y)), ".", ms=2, alpha=0.3, color=FITS["pseudo-likelihood"][1])
+    for k, (ax, words) in enumerate(zip(axes[3:], ("covariances", "triplets"), strict=True)):
+        ends = 1.05 * torch.cat([test[k], *(values[k] for values in fits.values())]).abs().max().item() * np.array([-1, 1])
+        for name, values in fits.items():
+            ax.plot(*map(to_numpy, (test[k], values[k])), ".", ms=2, alpha=0.3, color=FITS[name][1])
+            ax.plot([], [], "o", color=FITS[name][1], label=f"fitted by {name}")
         ax.plot(ends, ends, "k--", lw=1)
         ax.set(xlabel="of test images", ylabel="of samples: pairs", aspect="equal", xlim=ends, ylim=ends)
-        ax.set_title(f"{words}: r = {correlation(x, y):.2f}")
+        slopes = " and ".join(f"{slope_through_0(test[k], values[k]):.2f}" for values in fits.values())
+        ax.set_title(f"{words}: slopes {slopes}", fontsize=11)
+    fig.legend(*axes[4].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
     return fig
 
 
@@ -685,13 +726,18 @@ def section_pairs(run):
     beside = ("independent pixels", found.independent.mean())
     run.metric("pairs: test pseudo-log-likelihood (nats)", *mean_and_sem(found.test), beside)
     run.metric("penalty chosen on validation images", found.penalty)
-    test, train, samples = (connected(x) for x in (x_test, x_train, found.samples))
-    r, ceiling = ([correlation(x, y) for x, y in zip(test, other, strict=True)] for other in (samples, train))
-    for words, value, most in zip(("covariances", "triplets"), r, ceiling, strict=True):
-        run.metric(f"{words}: r of samples and test images", value, None, ("training images", most))
-    run.figure(draw_pairs(found, x_test, test, samples), "samples")
-    run.say(f"samples have the images' covariances to r = {r[0]:.2f} ({ceiling[0]:.2f} for training images)")
-    run.say(f"and their triplets to r = {r[1]:.2f} ({ceiling[1]:.2f}): what is missing there, pairs do not hold")
+    test, train = connected(x_test), connected(x_train)
+    fits, reached = {name: connected(x) for name, x in found.samples.items()}, {}
+    for k, words in enumerate(("covariances", "triplets")):
+        for name, values in fits.items():
+            for measure, of in (("test r", correlation), ("test slope", slope_through_0)):
+                value, most = (float(of(test[k], each[k])) for each in (values, train))
+                run.metric(f"{words}, {name}: {measure}", value, None, ("training images", most))
+                reached[words, name] = value, most
+    run.figure(draw_pairs(found, x_test, test, fits), "samples")
+    for words in ("covariances", "triplets"):
+        (value, most), (matched, _) = (reached[words, name] for name in ("pseudo-likelihood", "Gibbs"))
+        run.say(f"{words}: slope {value:.2f} by pseudo-likelihood, {matched:.2f} by Gibbs, {most:.2f} of training images")
 
 
 # %% 4. Hidden units earn their keep
@@ -723,8 +769,11 @@ def section_pairs(run):
 # That is a property of smooth ascent, not of the machine. The rule of 1985 was another: all weights change by the same
 # fixed amount, up or down by the sign of a difference of two noisy counts, and the patterns are clamped with noise (a unit
 # that is on is switched off with probability 0.15, one that is off is switched on with 0.05), which keeps the weights
-# small. It walks about at random until all four codes are in use, and then stays: in all of 250 tests, after 110 learning
-# cycles in the median and 1,810 at most. Below it is run again, its samples drawn from the enumerated distribution.
+# small. It walks about at random until all four codes are in use: in all of 250 tests, after 110 learning cycles in the
+# median and 1,810 at most. Below it is run again, with and without the noise on the patterns. (Its samples are drawn from
+# the enumerated distribution, those of 1985 came from short annealings: if ours find the code less often, that may be why.)
+# To have met a code once means little, for a walk without any data sometimes does, and loses it again: what is compared
+# with smooth ascent is who has a code for each pattern at the end.
 
 
 def visible_log_likelihood(W, b, states, p_data, n_hidden):
@@ -803,20 +852,25 @@ def uses_all_codes(W, b):
     return (codes.sort(1).values.diff(dim=1) > 0).all(1)
 
 
-def learn_as_in_1985(n_restarts, n_cycles, step=0.2, n_samples=80):
-    """Ackley, Hinton & Sejnowski's rule (their steps of 2 at T = 10 are 0.2 at T = 1): the cycle at which each machine first
-    used all codes, inf if never, and whether it does at the end, (M,) each."""
+def learn_as_in_1985(n_restarts, n_cycles, noise=(0.15, 0.05), step=0.2, n_samples=80):
+    """Ackley, Hinton & Sejnowski's rule (their steps of 2 at T = 10 are 0.2 at T = 1), with units of the patterns switched
+    off and on by `noise`: every tenth cycle and the last (K,), and which machines use all codes then (K, M)."""
     states, p_data, wired = encoder_task(2)
-    noisy, W, b = noisy_patterns(p_data), torch.zeros(n_restarts, 10, 10), torch.zeros(n_restarts, 10)
-    first = torch.full((n_restarts,), math.inf)
+    noisy, W, b = noisy_patterns(p_data, *noise), torch.zeros(n_restarts, 10, 10), torch.zeros(n_restarts, 10)
+    cycles, found = [], []
     for cycle in Progress(range(1, n_cycles + 1), "the rule of 1985"):
         clamped, free = (drawn_shares(p, n_samples) for p in two_phases_of_states(W, b, states, noisy, 2))
         correlation, mean = moments(states, clamped - free)
         W, b = W + step * off_diagonal(correlation).sign() * wired, b + step * mean.sign()
         if cycle % 10 == 0 or cycle == n_cycles:
-            found = uses_all_codes(W, b)
-            first = torch.where(found, first.clamp(max=cycle), first)
-    return first, found
+            cycles.append(cycle)
+            found.append(uses_all_codes(W, b))
+    return torch.tensor(cycles), torch.stack(found)
+
+
+def first_cycle(cycles, found):
+    """The first of `cycles` (K,) at which each of the machines found (K, M) used all codes, inf if never: (M,)."""
+    return torch.where(found, cycles[:, None].double(), math.inf).amin(0)
 
 
 def theory_best(task, n_hidden):
@@ -827,11 +881,13 @@ def theory_best(task, n_hidden):
 
 
 class Restarts(NamedTuple):
-    """What restarts reached (M,), in nats, the exact best, and which got to within 0.1 nats of it (M,)."""
+    """What restarts reached (M,), in nats, the exact best, which got to within 0.1 nats of it (M,), and which of the 4-2-4
+    encoder's use all codes (M,)."""
 
     reached: torch.Tensor
     best: float
     succeeded: torch.Tensor
+    all_codes: torch.Tensor | None
 
 
 TASKS = {"encoder": (encoder_task, 0.3), "parity": (parity_task, 0.1)}  # and the learning rate
@@ -843,14 +899,14 @@ def compare_hidden(n_restarts, n_steps, generator):
     found = {}
     for name, (task, rate) in TASKS.items():
         for n_hidden in range(4):
-            reached = train_restarts(task, n_hidden, n_restarts, n_steps, rate, generator)[0]
-            best = theory_best(task, n_hidden)
-            found[name, n_hidden] = Restarts(reached, best, (reached > best - 0.1).double())
+            reached, W, b = train_restarts(task, n_hidden, n_restarts, n_steps, rate, generator)
+            best, codes = theory_best(task, n_hidden), uses_all_codes(W, b) if (name, n_hidden) == ("encoder", 2) else None
+            found[name, n_hidden] = Restarts(reached, best, (reached > best - 0.1).double(), codes)
     return found
 
 
-def draw_hidden(found, first, n_cycles, generator):
-    """What restarts reach at each task; when the rule of 1985 finds the code."""
+def draw_hidden(found, walks, generator):
+    """What restarts reach at each task; how many machines have the code, by the rule of 1985 and without its noise."""
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
     for (name, n_hidden), each in found.items():
         ax = axes[list(TASKS).index(name)]
@@ -865,13 +921,13 @@ def draw_hidden(found, first, n_cycles, generator):
     axes[0].set_title("4-H-4 encoder, exact ascent\n(dashed: best; dotted: a shared code)", fontsize=11)
     coins = found["parity", 0].reached.max() / math.log(2)
     axes[1].set_title(f"Parity, exact ascent: the best visible\nmachine, {coins:.2f} ln 2, is coins", fontsize=11)
-    cycles = torch.arange(n_cycles + 1)
-    axes[2].plot(*map(to_numpy, (cycles, (first[:, None] <= cycles).double().mean(0))), color="teal", label="rule of 1985")
-    axes[2].axhline(to_numpy(found["encoder", 2].succeeded.mean()), label="exact ascent", **EXACT)
-    axes[2].axvline(110, color="k", ls="--", lw=1, label="their median")
-    axes[2].set(xlabel="learning cycles", ylim=(0, 1.05), ylabel="machines with a code a pattern")
-    axes[2].set_title(f"Noise finds the 4-2-4 code:\n{first.isfinite().double().mean():.0%} of machines", fontsize=11)
-    axes[2].legend(frameon=False, loc="center right", fontsize=9)
+    for (words, (cycles, codes)), line in zip(walks.items(), ("-", ":"), strict=True):
+        axes[2].plot(*map(to_numpy, (cycles, codes.double().mean(1))), line, color="teal", label=words)
+    axes[2].axhline(to_numpy(found["encoder", 2].all_codes.double().mean()), label="exact ascent, at its end", **EXACT)
+    axes[2].set(xlabel="learning cycles", ylim=(0, 1.05), ylabel="share of machines with four codes")
+    ends = (f"{codes[-1].double().mean():.0%}" for _, codes in walks.values())
+    axes[2].set_title("4-2-4, at the end: {} have the code,\n{} without noise on the patterns".format(*ends), fontsize=11)
+    axes[2].legend(frameon=False, loc="upper left", fontsize=9)
     return fig
 
 
@@ -885,16 +941,19 @@ def section_hidden(run):
     run.metric("restarts above the exact best", above, None, ("theorem", 0), 0)
     for name, n_hidden in (("encoder", 2), ("encoder", 3), ("parity", 1), ("parity", 2), ("parity", 3)):
         run.metric(f"{name}, {n_hidden} hidden: restarts that succeed", *mean_and_sem(found[name, n_hidden].succeeded))
-    first, at_end = learn_as_in_1985(config.n_restarts, config.n_cycles)
-    share = mean_and_sem(first.isfinite().double())
-    run.metric("rule of 1985: machines that found the code", *share, ("250 tests in 1985", 1))
-    run.metric("rule of 1985: machines that keep it", *mean_and_sem(at_end.double()), ("250 tests in 1985", 1))
+    with_noise = learn_as_in_1985(config.n_restarts, config.n_cycles)
+    without = learn_as_in_1985(config.n_restarts, config.n_cycles, noise=(0.0, 0.0))
+    first = first_cycle(*with_noise)
+    run.metric("rule of 1985: found the code at some time", *mean_and_sem(first.isfinite()), ("250 tests in 1985", 1))
     if first.median().isfinite():
         run.metric("rule of 1985: median cycle", first.median(), None, ("250 tests in 1985", 110))
-    run.figure(draw_hidden(found, first, config.n_cycles, generator), "restarts")
-    smooth = found["encoder", 2].succeeded.mean()
-    more = "more" if share[0] > smooth else "no more"
-    run.say(f"the rule of 1985 finds the code {more} often than exact ascent: {share[0]:.0%} against {smooth:.0%}")
+    ends = [mean_and_sem(codes) for codes in (with_noise[1][-1], without[1][-1], found["encoder", 2].all_codes)]
+    for words, end in zip(("rule of 1985", "1985 without noise", "exact ascent"), ends, strict=True):
+        run.metric(f"{words}: have the code at the end", *end)
+    walks = {"rule of 1985": with_noise, "without its noise": without}
+    run.figure(draw_hidden(found, walks, generator), "restarts")
+    shares = [f"{share:.0%}" for share, _ in ends]
+    run.say("the code at the end: {} by the rule of 1985, {} without its noise, {} by exact ascent".format(*shares))
 
 
 # %% 5. Ising
@@ -915,15 +974,16 @@ def section_hidden(run):
 #     P(up) = σ(2(2k - 4)/T):    five numbers for each temperature.
 # So a uniform 16-bit integer r is compared with five thresholds t_k such that r < t_k with probability P(up | k). Since
 # t_k grows with k, r < t_k exactly if at most k of the thresholds are <= r: no float is needed in the inner loop.
-# (Rounding P to 16 bits moves the energy at T = 1.5 by 1e-4, three standard errors, as Kaufman's value told us. So t_k
-# is rounded up or down at random, anew for each half-sweep: right on average.)
+# (At T = 1.5 the rarest is σ(-8/T) = 0.0048, and half of 2⁻¹⁶ is 0.16 % of that. So t_k is rounded up or down at random,
+# anew for each half-sweep: right on average.)
 #
 # How far to trust it: a mean over n correlated sweeps is worth n/τ independent ones, where
 #     τ = 1 + 2 Σ_{t>=1} ρ(t),    the integrated autocorrelation time of module 01,
 # and the sum is cut at the first W >= 2.5 τ(W) (Sokal 1989, whose τ is half of this one): beyond it there is only noise.
 # All lattices start ordered, and the first quarter of the sweeps is discarded. From random spins about a third of the
 # cold lattices would freeze into stripes (Spirin, Krapivsky & Redner 2001). At Tc a quarter of the run is just a few times
-# the memory τ/2, as a metric says: enough to forget the start.
+# the memory τ/2, as a metric says: enough to forget the start. The snapshots are of twice the side, where part 6 lets us
+# expect 2^2.17 = 4.5 times the memory, after the whole run, four times as long. (Larger ones would still show the start.)
 
 T_C = 2 / math.log(1 + 2**0.5)
 
@@ -1046,6 +1106,13 @@ def worst_in_errors(values, exact):
     return ((mean - exact).abs() / (sem + 1e-6)).max().item()
 
 
+def slower(lattices):
+    """How many times longer τ is at Tc than at the highest temperature, with its standard error if there is one: text."""
+    tau, sem = lattices.tau[[MIDDLE, -1]], lattices.tau_sem[[MIDDLE, -1]]
+    ratio, error = tau[0] / tau[1], ((sem / tau) ** 2).sum() ** 0.5 * tau[0] / tau[1]
+    return f"{ratio:.0f}" + (f" +- {error:.0f}" if error.isfinite() else "")
+
+
 def draw_lattices(found):
     """|m|, energy and autocorrelation time against temperature, at three sizes."""
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.5), layout="constrained")
@@ -1058,12 +1125,11 @@ def draw_lattices(found):
             ax.errorbar(*map(to_numpy, (TEMPERATURES, *values)), fmt=marker, ms=5, **style)
         axes[2].errorbar(*map(to_numpy, (TEMPERATURES, each.tau, each.tau_sem)), fmt=f"{marker}-", ms=5, **style)
     largest = max(found)
-    tau = found[largest].tau
     axes[1].plot([], [], "k-", lw=0.7, label="exact: Kaufman, each L")
     axes[0].set(title="Magnetisation: large lattices meet Yang's curve", ylabel="|m|")
     axes[1].set(title="Energy: every size meets its own exact value", ylabel="energy per site")
     axes[2].set(yscale="log", ylabel="autocorrelation time of |m|, sweeps")
-    axes[2].set_title(f"L = {largest}: {tau[MIDDLE] / tau[-1]:.0f} times slower at Tc than when hot")
+    axes[2].set_title(f"L = {largest}: {slower(found[largest])} times slower at Tc than when hot")
     for ax in axes:
         ax.axvline(T_C, color="k", ls=":", lw=1)
         ax.set_xlabel("temperature T (dotted: Tc)")
@@ -1075,9 +1141,10 @@ def draw_lattices(found):
 def draw_snapshots(lattices, indices):
     """One lattice (n_temps, 1, L, L) at each of three temperatures."""
     fig, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
-    for ax, i, lattice, text in zip(axes, indices, lattices, ("order", "patches of every size", "disorder"), strict=True):
+    for ax, i, lattice, text in zip(axes, indices, lattices, ("below", "at", "above"), strict=True):
         ax.imshow(to_numpy(lattice[0]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set(xticks=[], yticks=[], title=f"T = {TEMPERATURES[i]:.2f}: {text}")
+        m = (2 * lattice[0].float().mean() - 1).abs()
+        ax.set(xticks=[], yticks=[], title=f"T = {TEMPERATURES[i]:.2f}, {text} Tc: |m| = {m:.2f}")
     return fig
 
 
@@ -1090,7 +1157,7 @@ def lattice_sides(config):
 
 
 def section_ising(run):
-    """The Ising machine follows Yang's magnetisation and, at every size, Kaufman's energy; at Tc the sampler is slowest."""
+    """The Ising machine follows Yang's magnetisation and, at every size, Kaufman's energy; near Tc sampling is slowest."""
     config, sides = run.config, lattice_sides(run.config)
     n, side = config.n_lattices, sides[-1]
     found = measure_lattices(sides, n, config.n_ising_sweeps, run.device)
@@ -1110,9 +1177,9 @@ def section_ising(run):
     run.metric("temperature where the sampler is slowest", TEMPERATURES[found[side].tau.argmax()], None, ("Tc", T_C))
     run.figure(draw_lattices(found), "exact")
     shown = TEMPERATURES[[COLD, MIDDLE, -1]].to(run.device)
-    snapshots = simulate_ising(4 * side, shown, 1, min(config.n_ising_sweeps, 1000))[-1]
+    snapshots = simulate_ising(2 * side, shown, 1, config.n_ising_sweeps)[-1]
     run.figure(draw_snapshots(snapshots, (COLD, MIDDLE, -1)), "snapshots")
-    run.say(f"L = {side}: {tau / found[side].tau[-1]:.0f} times slower at Tc than at T = {TEMPERATURES[-1]:.2f}")
+    run.say(f"L = {side}: {slower(found[side])} times slower at Tc than at T = {TEMPERATURES[-1]:.2f}")
 
 
 # %% 6. Critical slowing down, and its cure
@@ -1248,7 +1315,7 @@ def measure_binder(sides, n_lattices, n_steps, device="cpu"):
     return Binder(temperature, kept, *leave_one_out(estimate, n_lattices))
 
 
-def draw_slowing(found, z, cumulant):
+def draw_slowing(found, z, sem, cumulant):
     """Autocorrelation times against the side, and Binder's cumulants against temperature."""
     fig, (ax, ax2) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     sides = torch.tensor(found.sides).double()
@@ -1257,7 +1324,7 @@ def draw_slowing(found, z, cumulant):
     ax.plot(*map(to_numpy, (sides, guide)), "k--", label="slope 2.17, Nightingale & Blote")
     ax.errorbar(*map(to_numpy, (sides, found.wolff, found.wolff_sem)), fmt="s-", color="navy", label="Wolff clusters")
     ax.set(xscale="log", yscale="log", xlabel="side L", ylabel="autocorrelation time at Tc, sweeps")
-    ax.set_title(f"Gibbs slows down as $L^{{{z:.2f}}}$")
+    ax.set_title(f"Gibbs slows down as $L^z$, z = {z:.2f} ± {sem:.2f}")
     ax.set_xticks(found.sides, found.sides)
     ax.minorticks_off()
     ax.legend(frameon=False)
@@ -1292,8 +1359,8 @@ def section_clusters(run):
     if math.isfinite(cumulant.crossing):
         within = tolerance(cumulant.sem, 2 * config.n_lattices)
         run.metric("Tc where Binder's cumulants cross", cumulant.crossing, cumulant.sem, ("Onsager", T_C), within)
-    run.figure(draw_slowing(found, z, cumulant), "times")
-    run.say(f"at L = {sides[-1]} clusters forget {found.gibbs[-1] / found.wolff[-1]:.0f} times faster than single spins")
+    run.figure(draw_slowing(found, z, sem, cumulant), "times")
+    run.say(f"at L = {sides[-1]} clusters forget with {found.gibbs[-1] / found.wolff[-1]:.0f} times fewer spins turned")
 
 
 # %% 7. Annealing
@@ -1307,12 +1374,15 @@ def section_clusters(run):
 # and accepting with probability min(1, this ratio) keeps p (Metropolis). Low energies move to low temperatures.
 #
 # The test: spin glasses of 20 units, whose ground states enumeration knows. Each method has the same number of
-# single-unit updates (parallel tempering pays for all its replicas), and succeeds if it *met* the ground state. Hottest and
-# coldest temperature and the number of replicas were chosen, method by method, on other spin glasses of 160 units. And the
-# honest baseline: greedy descent from a random state, again and again, for as many updates. On 20 units that is hard to
-# beat. (On large machines nobody knows the ground state for certain: there the lowest energies found are compared.) All
-# methods run on the same spin glasses, so two of them are compared by their difference on each: what is within two standard
-# errors of the best is called as good.
+# single-unit updates (parallel tempering pays for all its replicas), and succeeds if it *met* the ground state. And the
+# honest baseline: greedy descent from a random state, again and again, for as many updates. (On large machines nobody knows
+# the ground state for certain: there the lowest energies found are compared.)
+#
+# Two habits decide what such a comparison is worth. Temperatures matter more than the shape of the cooling: T = c/ln(1 + t)
+# is the worst of all with the wrong c, and as good as any with the right one. So each method chooses its temperatures, and
+# tempering its number of replicas, on spin glasses that serve for nothing else, of 20 and of 160 units. And all methods
+# run on the same spin glasses, so two of them are compared by their difference on each: who differs from the best by less
+# than Student's t allows at one false alarm in 100, shared by all comparisons, is called as good.
 
 
 def spin_glasses(n_instances, n, generator):
@@ -1321,13 +1391,10 @@ def spin_glasses(n_instances, n, generator):
 
 
 def schedule(kind, n_sweeps, hot=1.0, cold=0.2):
-    """Temperatures (n_sweeps,): "geometric" and "linear" go from hot to cold; "logarithmic" is hot ln 2/ln(1 + t)."""
+    """Temperatures (n_sweeps,): "geometric" goes from hot to cold; "logarithmic" is hot ln 2/ln(1 + t)."""
     t = torch.arange(1, n_sweeps + 1)
-    progress = (t - 1) / max(n_sweeps - 1, 1)
     if kind == "geometric":
-        return hot * (cold / hot) ** progress
-    if kind == "linear":
-        return hot + (cold - hot) * progress
+        return hot * (cold / hot) ** ((t - 1) / max(n_sweeps - 1, 1))
     return hot * math.log(2) / torch.log(1.0 + t)
 
 
@@ -1384,21 +1451,34 @@ def parallel_tempering(W, ladder, n_sweeps, n_runs):
     return best
 
 
-LADDER = 0.8 * (0.3 / 0.8) ** torch.linspace(0, 1, 4)  # the temperatures of parallel tempering, hot to cold
-METHODS = {  # name -> lowest energy met by each run, (n_instances, n_runs), on couplings W with a budget of n_sweeps
-    "restarted descent": quench_restarts,
-    "parallel tempering": lambda W, n_sweeps, n_runs: parallel_tempering(W, LADDER, n_sweeps // len(LADDER), n_runs),
-    "geometric": lambda W, n_sweeps, n_runs: anneal(W, schedule("geometric", n_sweeps), n_runs),
-    "linear": lambda W, n_sweeps, n_runs: anneal(W, schedule("linear", n_sweeps), n_runs),
-    "logarithmic": lambda W, n_sweeps, n_runs: anneal(W, schedule("logarithmic", n_sweeps), n_runs),
+def temper_on_ladder(W, n_sweeps, n_runs, n_replicas, hot, cold):
+    """Parallel tempering with a geometric ladder, for a budget that all its replicas share."""
+    return parallel_tempering(W, schedule("geometric", n_replicas, hot, cold), n_sweeps // n_replicas, n_runs)
+
+
+METHODS = {  # name -> f(W, n_sweeps, n_runs, *setting), the lowest energies met (n_instances, n_runs), and settings to try
+    "restarted descent": (quench_restarts, [()]),
+    "parallel tempering": (temper_on_ladder, [(3, 0.8, 0.3), (4, 0.6, 0.2), (4, 0.8, 0.3)]),
+    "geometric": (
+        lambda W, n, runs, *ends: anneal(W, schedule("geometric", n, *ends), runs),
+        [(0.7, 0.3), (1, 0.2), (1.5, 0.1)],
+    ),
+    "logarithmic": (
+        lambda W, n, runs, hot: anneal(W, schedule("logarithmic", n, hot), runs),
+        [(1.0,), (2.5,), (3.25,)],
+    ),
 }
-STYLES = dict(
-    zip(
-        METHODS,
-        (("o", "black"), ("P", "crimson"), ("s", "deeppink"), ("^", "mediumpurple"), ("v", "slategray")),
-        strict=True,
-    )
-)
+STYLES = dict(zip(METHODS, (("o", "black"), ("P", "crimson"), ("s", "deeppink"), ("v", "slategray")), strict=True))
+
+
+def choose_settings(size, n_sweeps, generator, n_instances=5, n_runs=10):
+    """Each method's setting with the lowest mean energy on spin glasses that serve for nothing else: name -> setting."""
+    W = spin_glasses(n_instances, size, generator)
+    chosen = {}
+    for name, (method, grid) in METHODS.items():
+        means = [method(W, n_sweeps, n_runs, *each).mean().item() for each in grid] if len(grid) > 1 else [0.0]
+        chosen[name] = grid[means.index(min(means))]
+    return chosen
 
 
 def exact_ground_energies(W):
@@ -1422,13 +1502,15 @@ def theory_log10_updates(W, ground, temperature):
 
 class Annealed(NamedTuple):
     """Each method's share of runs that met the ground state, name -> (budgets, instances), and its lowest energy a unit
-    above the best of all methods, name -> (sizes, instances); and Geman & Geman's log10 updates (instances,)."""
+    above the best of all methods, name -> (sizes, instances); the settings chosen on 20 and on 160 units, name -> setting;
+    and Geman & Geman's log10 updates (instances,)."""
 
     budgets: list[int]
     success: dict[str, torch.Tensor]
     sizes: list[int]
     large_budget: int
     excess: dict[str, torch.Tensor]
+    settings: tuple[dict[str, tuple], dict[str, tuple]]
     theorem: torch.Tensor
 
 
@@ -1437,28 +1519,18 @@ def compare_annealing(n_instances, n_runs, n_budget, generator):
     W = spin_glasses(n_instances, 20, generator)
     ground = exact_ground_energies(W)
     budgets, sizes, large_budget = [2**k for k in range(3, 20) if 2**k <= n_budget], [20, 40, 80, 160], min(256, n_budget)
-    success = {
-        name: torch.stack([(method(W, budget, n_runs) < ground[:, None] + 1e-4).double().mean(1) for budget in budgets])
-        for name, method in METHODS.items()
-    }
     large = [spin_glasses((n_instances + 1) // 2, size, generator) for size in sizes]
-    found = {name: [method(each, large_budget, 10).double() for each in large] for name, method in METHODS.items()}
+    settings = choose_settings(20, budgets[len(budgets) // 2], generator, 20), choose_settings(160, large_budget, generator)
+    success, found = {}, {}
+    for name, (method, _) in METHODS.items():
+        met = [method(W, budget, n_runs, *settings[0][name]) < ground[:, None] + 1e-4 for budget in budgets]
+        success[name] = torch.stack(met).double().mean(2)
+        found[name] = [method(each, large_budget, 10, *settings[1][name]).double() for each in large]
     lowest = [torch.stack([found[name][k].amin(1) for name in METHODS]).amin(0) for k in range(len(sizes))]
     excess = {
         name: torch.stack([(found[name][k].mean(1) - lowest[k]) / size for k, size in enumerate(sizes)]) for name in METHODS
     }
-    return Annealed(budgets, success, sizes, large_budget, excess, theory_log10_updates(W, ground, 0.2))
-
-
-def as_good_as_the_best(values):
-    """The name with the largest mean of {name: (instances,)}, then those within two standard errors of it in pairs."""
-    best = max(values, key=lambda name: values[name].mean())
-    names = [best]
-    for name in values:
-        mean, sem = mean_and_sem(values[best] - values[name])
-        if name != best and mean <= 2 * sem:  # one instance: nan, and nobody ties
-            names.append(name)
-    return names
+    return Annealed(budgets, success, sizes, large_budget, excess, settings, theory_log10_updates(W, ground, 0.2))
 
 
 def draw_success(found, winners):
@@ -1469,15 +1541,16 @@ def draw_success(found, winners):
             ax.errorbar(x, *map(to_numpy, mean_and_sem(rows.T)), fmt=f"{marker}-", color=colour, label=name)
             ax.set_xscale("log", base=2)
             ax.set_xticks(x, x)
-    axes[0].set(xlabel="budget, sweeps of 20 single-unit updates", ylabel="share of runs that met the ground state")
-    axes[1].set(xlabel="number of units", ylabel="lowest energy per unit, above the best run's")
+    middle = found.budgets[len(found.budgets) // 2]
+    axes[0].set(xlabel=f"sweeps of 20 units (settings chosen at {middle})", ylabel="share of runs that met the ground state")
+    axes[1].set(xlabel="number of units (settings chosen at 160)", ylabel="lowest energy per unit, above the best run's")
     titles = (
-        f"20 units, {found.budgets[len(found.budgets) // 2]} sweeps",
+        f"20 units, {middle} sweeps",
         f"{found.sizes[-1]} units, {found.large_budget} sweeps",
     )
     for ax, title, (best, *ties) in zip(axes, titles, winners, strict=True):
-        ax.set_title(f"{title}: {best} first" + (f"\n(as good: {', '.join(ties)})" if ties else "\n"), fontsize=11)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+        ax.set_title(f"{title}: {best} first" + (f"\n(as good: {', '.join(ties)})" if ties else "\n(alone)"), fontsize=11)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return fig
 
 
@@ -1496,9 +1569,10 @@ def section_annealing(run):
     small = as_good_as_the_best({name: shares[middle] for name, shares in found.success.items()})
     large = as_good_as_the_best({name: -excess[-1] for name, excess in found.excess.items()})
     run.figure(draw_success(found, (small, large)), "success")
-    run.say(f"20 units, {found.budgets[middle]} sweeps: {small[0]} meets the ground state most often")
-    tied = f"; within its error: {', '.join(large[1:])}" if large[1:] else ", alone"
-    run.say(f"160 units: {large[0]} finds the lowest energies{tied}")
+    chosen = "; ".join(f"{name} {', '.join(map(str, setting))}" for name, setting in found.settings[1].items() if setting)
+    run.say(f"chosen on other spin glasses, of 160 units: {chosen}")
+    for words, (best, *ties) in ((f"20 units, {found.budgets[middle]} sweeps", small), ("160 units", large)):
+        run.say(f"{words}: {best} first; not to be told from it: {', '.join(ties) or 'nobody'}")
 
 
 # %% 8. Diagnostics
@@ -1569,7 +1643,7 @@ def diagnose_chains(chains):
     stuck = (chains == chains[:, :1]).all(1)
     common = chains.numel() / integrated_time(chains)[0].item()  # τ about one common mean: disagreement lowers the ESS
     r_hat, ess = float(split_r_hat(chains)), float(len(chains)) if stuck.all() else common
-    switches = int((chains.sign().diff(dim=1).abs() > 1).sum())
+    switches = sum(int((chain[chain != 0].sign().diff() != 0).sum()) for chain in chains)  # a stop at 0 does not hide one
     n_modes = int((chains > 0).any()) + int((chains < 0).any())
     tau, tau_sem = map(float, integrated_time(chains, common_mean=False))
     return Diagnosis(chains, r_hat, ess, tau, tau_sem, switches, n_modes, int(stuck.sum()))
