@@ -17,6 +17,7 @@ IN_DIGITS = "test_section_digits_holds_the_energy_beside_the_mixture_and_the_mix
 IN_PROPORTIONS = "test_section_proportions_compares_at_equal_nearness"
 IN_CONDITIONAL = "test_section_conditional_holds_it_beside_the_judge_and_the_mixture_that_knows_the_labels"
 START = "test_chains_start_from_standard_noise_or_from_that_of_pixels"
+TILT = "test_a_tilted_mixture_is_its_network_less_the_log_density_of_the_noisy_mixture"
 
 MUTANTS = [
     # the judge
@@ -98,6 +99,31 @@ MUTANTS = [
         "flat.new_empty(len(fresh), flat.shape[1]).normal_()",
         "restarts from other noise than samples",
         START,
+    ),
+    # the tilted mixture
+    (
+        "return super().forward(x, y) - self.log_q(x)",
+        "return super().forward(x, y) + self.log_q(x)",
+        "a mixture upside down",
+        TILT,
+    ),
+    (
+        "torch.as_tensor(mixture.covariances) + noise**2 * torch.eye",
+        "torch.as_tensor(mixture.covariances) + noise * torch.eye",
+        "a mixture widened by a spread",
+        TILT,
+    ),
+    (
+        "+ root.diagonal(dim1=1, dim2=2).log().sum(1)",
+        "- root.diagonal(dim1=1, dim2=2).log().sum(1)",
+        "Gaussians weighed by their volume",
+        TILT,
+    ),
+    (
+        "found[mark], done = frechet_and_sem(run, denoised(run, trainer.average, chains)), mark",
+        "found[mark] = frechet_and_sem(run, denoised(run, trainer.average, chains))",
+        "steps counted twice",
+        "test_a_tilt_starts_at_the_noisy_mixture_and_ends_after_its_marks",
     ),
     # the plain loop
     (

@@ -1372,12 +1372,56 @@ def test_section_proportions_compares_at_equal_nearness(tmp_path, monkeypatch):
     mixtures = {10: m.Point(0.3, 0.3, 0.9, 2.4), 60: m.Point(0.2, 0.2, 0.3, 1.8)}
     monkeypatch.setattr(m, "energy_curve", lambda run: energies)
     monkeypatch.setattr(m, "mixture_curve", lambda run: mixtures)
+    monkeypatch.setattr(m, "tilt_mixture", lambda run: {0: (0.2, 0.01), 5: (0.3, 0.9), 9: (0.1, 0.02)})
     m.section_proportions(run)
     assert run.metrics["1 clusters: Frechet distance"] == (0.9, None, ("after a long run", 2.0), None)
     assert run.metrics["32 clusters: two-sample accuracy"].against[1] == pytest.approx(0.5)
     assert run.metrics["32 clusters: two-sample accuracy"].against[0] == "mixtures as near"
     assert "energy with 32 clusters" in run.said[0]
     assert "2 of 2 energies are told more easily" in run.said[1]
+    assert run.metrics["tilted mixture, 9 steps: Frechet distance"] == (0.1, 0.02, ("the mixture, denoised", 0.2), None)
+    assert "is better: 0.20 before its chains move, 0.10 after" in run.said[2]
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(0.22, "no better and no worse"), (0.26, "worse")])
+def test_a_tilt_is_judged_by_two_standard_errors(last, verdict, tmp_path):
+    run = Notes(tmp_path)
+    m.record_tilt(run, {0: (0.2, 0.012), 3: (last, 0.016)})
+    assert f"is {verdict}: " in run.said[0]
+
+
+def test_a_tilted_mixture_is_its_network_less_the_log_density_of_the_noisy_mixture(float64):
+    """The mistakes: a covariance without the noise, a spread for a variance, log q with another sign, a weight left out."""
+    root = torch.randn(3, D, D)
+    mixture = m.MixtureOfGaussians(
+        np.array([0.5, 0.3, 0.2]), torch.randn(3, D).numpy(), (root @ root.mT + 0.1 * torch.eye(D)).numpy()
+    )
+    trunk = m.mlp(D, 8)
+    torch.nn.init.normal_(trunk[-1].weight)
+    energy, x = m.TiltedMixture(trunk, mixture, 0.4).double(), torch.randn(1, 9, D)
+    parts = torch.distributions.MultivariateNormal(
+        torch.as_tensor(mixture.means), torch.as_tensor(mixture.covariances) + 0.16 * torch.eye(D)
+    )
+    q = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.as_tensor(mixture.weights)), parts)
+    off = energy(x) - (trunk(x[0])[None, :, 0] - q.log_prob(x))
+    torch.testing.assert_close(off, torch.full_like(off, -D / 2 * math.log(2 * math.pi)), rtol=0, atol=1e-4)
+
+
+def test_a_tilt_starts_at_the_noisy_mixture_and_ends_after_its_marks(run, monkeypatch):
+    """The mistakes: chains that start from noise, marks counted twice, samples without the noise that E expects."""
+    looked, moved = [], []
+    monkeypatch.setattr(m, "travel", lambda energy, x, n, size: moved.append(n))
+    monkeypatch.setattr(m, "denoised", lambda run, energy, x: looked.append(x.clone()) or x[0])
+    real, kept = m.Trainer.run, []
+    monkeypatch.setattr(m.Trainer, "run", lambda self, *rest: kept.append(self.buffer.chains.clone()) or real(self, *rest))
+    found = m.tilt_mixture(run)
+    assert list(found) == np.cumsum(moved).tolist()
+    assert moved[0] == 0
+    plain = m.mixture_samples(run, run.config.n_samples // 2)
+    noise = looked[0][0] - plain
+    assert noise.std().item() == pytest.approx(run.config.data_noise, rel=0.1)
+    spread = m.mixture_samples(run, 1000).var(0) + run.config.data_noise**2
+    assert kept[0].flatten(0, 2).var(0).mean().item() == pytest.approx(spread.mean().item(), rel=0.25)
 
 
 # 7. Ablations
