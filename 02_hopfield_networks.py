@@ -12,7 +12,7 @@ One convention in the whole module: N units, P patterns X (P, N) of ±1, load α
     P(sᵢ = +1 | rest) = σ(2hᵢ/T)       at temperature T (Glauber); T -> 0 is (2)       (4)
     E(ξ) = -lse(β, Xξ) + ½|ξ|²,        ξ <- Xᵀ softmax(βXξ)    (modern, ξ real)        (5)
 
-Run      python 02_hopfield_networks.py                  all sections, about two minutes on one CPU core
+Run      python 02_hopfield_networks.py                  all sections, about three minutes on one CPU core
          python 02_hopfield_networks.py --section spurious --show
 Writes   outputs/02_hopfield_networks/*.png and metrics.json
 Before   module 01        Exercises  ex02_1 ... ex02_4

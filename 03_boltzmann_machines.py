@@ -1126,10 +1126,10 @@ def draw_lattices(found):
         axes[2].errorbar(*map(to_numpy, (TEMPERATURES, each.tau, each.tau_sem)), fmt=f"{marker}-", ms=5, **style)
     largest = max(found)
     axes[1].plot([], [], "k-", lw=0.7, label="exact: Kaufman, each L")
-    axes[0].set(title="Magnetisation: large lattices meet Yang's curve", ylabel="|m|")
-    axes[1].set(title="Energy: every size meets its own exact value", ylabel="energy per site")
+    axes[0].set(title="Large lattices meet Yang's curve", ylabel="|m|")
+    axes[1].set(title="Every size has its own exact energy", ylabel="energy per site")
     axes[2].set(yscale="log", ylabel="autocorrelation time of |m|, sweeps")
-    axes[2].set_title(f"L = {largest}: {slower(found[largest])} times slower at Tc than when hot")
+    axes[2].set_title(f"L = {largest}, Tc: {slower(found[largest])} times slower than hot")
     for ax in axes:
         ax.axvline(T_C, color="k", ls=":", lw=1)
         ax.set_xlabel("temperature T (dotted: Tc)")
