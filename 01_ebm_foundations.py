@@ -17,7 +17,7 @@ against the model's own samples:
 
 (E_{x'~p}[.] is the mean over x' drawn from p: E with brackets is an expectation, E(x) an energy.)
 
-Run      python 01_ebm_foundations.py                all ten sections, two minutes on one CPU core
+Run      python 01_ebm_foundations.py                all ten sections, about a minute on one CPU core
          python 01_ebm_foundations.py --section chain --show
 Writes   outputs/01_ebm_foundations/*.png, chain_walk.gif, sampling_settling.gif and metrics.json
 Before   probability, calculus, linear algebra, a little Python and PyTorch   Exercises  ex01_1 ... ex01_5, o5
