@@ -3360,7 +3360,7 @@ def draw_map(lines, n_modules):
     table.auto_set_font_size(False)
     table.set_fontsize(9.5)
     table.scale(1, 1.55)
-    ax.set_title(f"A map of the course: {n_modules} of its ten modules have run here")
+    ax.set_title(f"A map of the course, by the runs of {n_modules} of its ten modules")
     return fig
 
 
