@@ -8,7 +8,7 @@ of the model (module 01), and Langevin dynamics draws those samples, from chains
     E(x) = |x - g(x)|²/(2σ²)                          g a small network: the shape that learns fastest here,   (3)
     p(x) = Σₖ πₖ exp(-E(x, k))/Zₖ                     clusters k of the data, and the share πₖ of each.        (4)
 
-Run      python 07_neural_ebms.py                 all sections, about six minutes on one CPU core
+Run      python 07_neural_ebms.py                 all sections, about nine minutes on one CPU core
          python 07_neural_ebms.py --section digits --show
          python 07_neural_ebms.py --section digits --dataset mnist --checkpoint mnist.pt
          torchrun --nproc_per_node=2 07_neural_ebms.py      the section digits, each process with its own chains
