@@ -41,22 +41,21 @@ def plain_step(energy, x):
 
 def mixture_case(module):
     """(ours, plain, floor) as functions without arguments, on the eight Gaussians."""
-    data = module.toy_sets("cpu")["8_gaussians"]
-    x = data.sample(CHAINS)
-    columns, noise = x.T.contiguous(), torch.empty(2, CHAINS)
+    data = module.toy_sets("cpu")["8 Gaussians"]
+    x, s = data.sample(CHAINS), data.std[0, 0]
+    chains, noise = x.clone(), torch.empty(CHAINS, 2)
 
     def energy(y):
         distance = (y[:, None] - data.centres).square().sum(-1)
-        return -(-distance / (2 * data.s**2)).logsumexp(1)
+        return -(-distance / (2 * s**2)).logsumexp(1)
 
     def ours():
-        score = module.mixture_score(columns, data.centres, data.s)
-        columns.add_(score, alpha=0.5 * STEP).add_(noise.normal_(), alpha=STEP**0.5)
+        chains.add_(data.score(chains), alpha=0.5 * STEP).add_(noise.normal_(), alpha=STEP**0.5)
 
     def floor():
         noise.normal_()
-        score = data.centres.T @ (data.centres @ columns).softmax(0)
-        columns.add_(score, alpha=0.0).add_(noise, alpha=0.0)  # the cost of a move, and no move
+        score = (chains @ data.centres.T).softmax(1) @ data.centres
+        chains.add_(score, alpha=0.0).add_(noise, alpha=0.0)  # the cost of a move, and no move
 
     torch.testing.assert_close(-plain_gradient(energy, x)[1], data.score(x), rtol=1e-3, atol=1e-2)
     return ours, lambda: plain_step(energy, x), floor
