@@ -1524,8 +1524,8 @@ def section_order(run):
 # every d. There is no grid now. The gap needs log Z, by importance sampling from an even mixture of the data's own density
 # and the start, with its effective sample size: a number of nats is given only where that is 10 % at least. Beside it
 # stands the error of the score, E_p|∇ log p + ∇E|²/E_p|∇ log p|², which needs no Z: a Gaussian with the data's mean and
-# variances has it too. By it the settings were chosen, one for all dimensions, and the rates are the highest that were
-# tried. The time is the same for all, and short: what gives out here gives out at this budget. What could, and why:
+# variances has it too. By it the settings were chosen, one for all dimensions, by the same command as in the plane. The time
+# is the same for all, and short: what gives out here gives out at this budget. What could, and why:
 #     score matching      the Laplacian costs d backward passes: to take as long it gets 4/(d + 2) of the steps,
 #     NCE                 KL(data || noise) grows as d, and a classifier that always wins learns nothing,
 #     energy discrepancy  the rivals are σ√(2d) away from a datum, which then always wins, as in NCE,

@@ -1614,7 +1614,7 @@ def section_longrun(run):
 #     p(x) ∝ q(x) exp(-f(x)),        E(x) = f(x) - log q(x),                                                       (6)
 #
 # with q the tuned mixture, as wide as the data's noise makes it, and f a network that is 0 at first. Chains start at images
-# of q. In the plane such a tilt is NCE's (module 06); here it is trained as all energies are. Does it mend anything?
+# of q. Module 10 tilts a flow so, by NCE; here the tilt is trained as all energies are. Does it mend anything?
 
 CURVE = (1, 4, 16, 32, 64, 128)  # clusters of the energy; for the mixture, components
 GAUSSIANS = (10, 20, 40, 60, 80, 120)

@@ -3195,7 +3195,7 @@ DIRECTIONS = {
     ),
     "a static field": Direction(
         measure_equilibrium, record_equilibrium, draw_equilibrium, "Wang & Du 2025",
-        "when to stop is part of the model, and no time makes these samples right; what density it has is open",
+        "when to stop is part of the model; what density its samples then have is open",
     ),
     "no data": Direction(
         measure_without_data, record_without_data, draw_without_data, "Akhound-Sadegh et al. 2024",
