@@ -80,7 +80,7 @@ class Config:
     n_langevin: Annotated[int, "Langevin steps between two updates"] = 20
     step_size: Annotated[float, "the Langevin step, eps in eq. (2)"] = 0.01
     reinit: Annotated[float, "chance that a chain restarts from noise when it is visited"] = 0.01
-    start: Annotated[Literal["normal", "pixels"], "that noise: N(0, I), or with each pixel's own mean and spread"] = "normal"
+    start: Annotated[Literal["normal", "pixels"], "that noise: N(0, I), or as spread as its cluster's pixels"] = "normal"
     data_noise: Annotated[float, "standard deviation of the noise added to the data"] = 0.2
     learning_rate: Annotated[float, "Adam's, after the warm-up; it falls linearly to 0"] = 4e-3
     warm_up: Annotated[int, "updates over which the learning rate rises"] = 200
@@ -543,7 +543,7 @@ def compare_architectures(run):
         start, changed = time.perf_counter(), replace(brief(config, n_updates), **changes)
         trainer = Trainer(energy.to(run.device), x, changed, labels).run(n_updates, name)
         seconds, n_steps = time.perf_counter() - start, max(config.n_from_noise // 10, 1)
-        drawn = own_random_stream(draw)(run, trainer.average, n_steps, y=y, n=len(y), step_size=changed.step_size)
+        drawn = own_random_stream(draw)(run, trainer, n_steps, y=y, n=len(y))
         found[name] = Contest(seconds, drawn, *frechet_and_sem(run, drawn), two_sample_accuracy(run, drawn)[0])
     return found
 
@@ -684,25 +684,34 @@ def langevin(energy, x, n_steps, step_size, temperature=1.0, y=None, keep=None):
 
 
 class Start:
-    """The noise that chains start from, made of standard noise z (..., d): z itself, or with the mean and the spread of each
-    pixel of the images x (N, d) and the noise added to them, as if pixels were independent (`--start pixels`)."""
+    """The noise that chains start from, made of standard noise z (..., d) for labels y (...): z itself, or with the mean and
+    the spread that each pixel has among the images x (N, d) of that label y_data (N,), and the noise added to them, as if
+    pixels were independent (`--start pixels`)."""
 
-    def __init__(self, config, x):
-        self.mean, self.spread = 0.0, 1.0
+    def __init__(self, config, x, y_data=None):
+        self.mean, self.spread = torch.zeros_like(x[:1]), torch.ones_like(x[:1])
         if config.start == "pixels":
-            self.mean, self.spread = x.mean(0), (x.var(0) + config.data_noise**2).sqrt()
+            parts = [x] if y_data is None else [x[y_data == k] for k in range(int(y_data.max()) + 1)]
+            self.mean = torch.stack([part.mean(0) for part in parts])
+            self.spread = torch.stack([(part.var(0, correction=0) + config.data_noise**2).sqrt() for part in parts])
 
-    def __call__(self, z):
-        return self.mean + self.spread * z
+    def __call__(self, z, y=None):
+        label = 0 if len(self.mean) == 1 else y
+        return self.mean[label] + self.spread[label] * z
 
 
 class ReplayBuffer:
-    """Persistent chains in one tensor (n_blocks, n, B, d), visited block after block: no list, no copies. `start` makes the
-    noise that they start from of standard noise."""
+    """Persistent chains in one tensor (n_blocks, n, B, d), visited block after block: no list, no copies. They have labels y
+    (n_blocks, B) or none, the same for all networks; `start` makes the noise that they start from of standard noise."""
 
-    def __init__(self, n_blocks, n_networks, batch_size, d, reinit, device, start=lambda z: z):
-        self.chains, self.at = start(torch.randn(n_blocks, n_networks, batch_size, d, device=device)), -1
-        self.reinit, self.start = reinit, start
+    def __init__(self, n_blocks, n_networks, batch_size, d, reinit, device, start=lambda z, y: z, y=None):
+        noise = torch.randn(n_blocks, n_networks, batch_size, d, device=device)
+        self.chains, self.at = start(noise, None if y is None else y[:, None]), -1
+        self.reinit, self.start, self.y = reinit, start, y
+
+    def y_now(self):
+        """The labels (B,) of the chains in the block of the moment."""
+        return None if self.y is None else self.y[self.at]
 
     def next(self):
         """The next block, a view (n, B, d) to be moved in place; a chain restarts from noise with chance `reinit`."""
@@ -710,7 +719,8 @@ class ReplayBuffer:
         block = self.chains[self.at]
         flat = block.view(-1, block.shape[-1])
         fresh = (torch.rand(len(flat), device=flat.device) < self.reinit).nonzero()[:, 0]
-        flat.index_copy_(0, fresh, self.start(flat.new_empty(len(fresh), flat.shape[1]).normal_()))
+        y = None if self.y is None else self.y_now().repeat(len(block))[fresh]
+        flat.index_copy_(0, fresh, self.start(flat.new_empty(len(fresh), flat.shape[1]).normal_(), y))
         return block
 
 
@@ -774,22 +784,23 @@ class Trainer:
         self.n_networks = getattr(energy, "w1", torch.empty(1)).shape[0]
         b, d, device = config.batch_size, x_data.shape[1], x_data.device
         n_blocks = max(config.n_chains // b, 1)
-        self.y_chains = None if y_data is None else shared_out(y_data, n_blocks, b)
+        y = None if y_data is None else shared_out(y_data, n_blocks, b)
+        self.buffer = ReplayBuffer(n_blocks, self.n_networks, b, d, config.reinit, device, Start(config, x_data, y_data), y)
         self.label(y_data)
-        self.buffer = ReplayBuffer(n_blocks, self.n_networks, b, d, config.reinit, device, Start(config, x_data))
         self.step, self.history = 0, []  # of (E data, E chains, gradient norm, movement), one row an update
 
     def label(self, y_data):
         """Give the data their labels (N,), or none."""
         self.y, self.labelled = y_data, None if y_data is None else Labelled(y_data)
+        self.buffer.start = Start(self.config, self.x, y_data)
 
-    def y_now(self):
-        """The labels (B,) of the chains in the buffer's block of the moment."""
-        return None if self.y_chains is None else self.y_chains[self.buffer.at]
+    def starts(self, n, y=None):
+        """Noise (n_networks, n, d) that n chains, of labels y (n,), start from."""
+        return self.buffer.start(torch.randn(self.n_networks, n, self.x.shape[1], device=self.x.device), y)
 
     def positives(self):
         """A noisy batch (n, B, d) of data, with the labels of the chains of the moment."""
-        shape, y = (self.n_networks, self.config.batch_size, self.x.shape[1]), self.y_now()
+        shape, y = (self.n_networks, self.config.batch_size, self.x.shape[1]), self.buffer.y_now()
         if y is None:
             rows = torch.randint(len(self.x), (shape[0] * shape[1],), device=self.x.device)
         else:
@@ -801,13 +812,13 @@ class Trainer:
         """Chains (n, B, d) from the buffer, moved; and how far they went, a root mean square a pixel."""
         c, x = self.config, self.buffer.next()
         start = x.clone()
-        langevin(self.energy, x, c.n_langevin, c.step_size, self.temperature, self.y_now())
+        langevin(self.energy, x, c.n_langevin, c.step_size, self.temperature, self.buffer.y_now())
         return x, (x - start).square().mean().sqrt()
 
     def update(self, rate):
         """Two phases, and one step of Adam at this learning rate."""
         x_model, movement = self.negatives()
-        row = self.learn(self.positives(), x_model, self.y_now(), rate)
+        row = self.learn(self.positives(), x_model, self.buffer.y_now(), rate)
         self.history.append([*row, movement.item()])
         self.step += 1
 
@@ -869,18 +880,12 @@ def denoised(run, energy, x, y=None, temperature=1.0):
     return clean
 
 
-def starts(run, n, n_networks=1):
-    """Noise (n_networks, n, d) that the run's chains start from."""
-    x = images(run)[0]
-    return Start(run.config, x)(torch.randn(n_networks, n, x.shape[1], device=run.device))
-
-
 # Differs from 06_score_matching.py: draw - by Langevin dynamics from noise
 @torch.no_grad()
-def draw(run, energy, n_steps, temperature=1.0, y=None, n=None, step_size=None):
+def draw(run, trainer, n_steps, temperature=1.0, y=None, n=None):
     """Images (N, d) from noise by `n_steps` of eq. (2), and one step of denoising."""
-    x = starts(run, n or run.config.n_samples)
-    return denoised(run, energy, travel(energy, x, n_steps, step_size or run.config.step_size, temperature, y), y)
+    energy, x = trainer.average, trainer.starts(n or run.config.n_samples, y)
+    return denoised(run, energy, travel(energy, x, n_steps, trainer.config.step_size, temperature, y), y)
 
 
 # T = 1 is a promise: eq. (2) then samples exp(-E), up to its step. The popular *cold* recipe, a step α on E and noise of
@@ -941,7 +946,7 @@ def compare_temperatures(run, cold=0.01):
         torch.manual_seed(run.seed)  # the same weights, chains, data and noise for all
         energy = AutoEncoderEnergy(1, x.shape[1], config.width, changed.sigma).to(run.device)
         trainer = Trainer(energy, x, changed, temperature=temperature).run(config.n_short, name)
-        ends = starts(run, config.n_samples)
+        ends = trainer.starts(config.n_samples)
         travel(trainer.average, ends, config.n_from_noise // 5, changed.step_size, temperature)
         clean = denoised(run, trainer.average, ends, temperature=1 if name == "less noise" else temperature)
         dbs = [denoising_db(run, trainer.average, config.data_noise, t) for t in (1, temperature)]
@@ -1319,7 +1324,7 @@ def measure_curvature(trainer, n=100):
     """The stiffest curvature (nats per squared grey level) of the average energy at noisy training images and at noise,
     where chains start."""
     noise = torch.randn_like(trainer.x[:n])
-    points = trainer.x[:n] + trainer.config.data_noise * noise, trainer.buffer.start(noise)
+    points = trainer.x[:n] + trainer.config.data_noise * noise, trainer.buffer.start(noise, trainer.y[:n])
     return [stiffest_curvature(trainer.average, x[None], trainer.y[:n]).max().item() for x in points]
 
 
@@ -1352,7 +1357,7 @@ def sample_and_score(run):
     config, (trainer, _) = run.config, trained(run)
     y = shared_out(trainer.y, 1, config.n_samples)[0]
     drawn = {
-        "energy": draw(run, trainer.average, config.n_from_noise, y=y),
+        "energy": draw(run, trainer, config.n_from_noise, y=y),
         "mixture": mixture_samples(run, config.n_samples),
         "labelled mixture": mixture_samples(run, config.n_samples, with_labels=True),
         "real images": images(run)[1],
@@ -1364,21 +1369,21 @@ def drawn_at_random(run):
     """{model: Fréchet distance} of samples whose clusters, or Gaussians, are drawn at random: what even shares are worth."""
     config, (trainer, _) = run.config, trained(run)
     y = trainer.y[torch.randint(len(trainer.y), (config.n_samples,), device=run.device)]
-    drawn = {"energy": draw(run, trainer.average, config.n_from_noise, y=y)}
+    drawn = {"energy": draw(run, trainer, config.n_from_noise, y=y)}
     drawn["mixture"] = mixture_samples(run, config.n_samples, by_share=False)
     return {name: frechet_to_test(run, x) for name, x in drawn.items()}
 
 
-def animate(run, energy, labels, name, n_frames=40):
+def animate(run, trainer, name, n_frames=40):
     """GIF of 25 chains on their way from noise to digits, the later frames further apart."""
-    shape, steps, y = SHAPES[run.config.dataset], 0, shared_out(labels, 1, 25)[0]
-    x = starts(run, 25)
+    shape, steps, y = SHAPES[run.config.dataset], 0, shared_out(trainer.y, 1, 25)[0]
+    x = trainer.starts(25, y)
     fig, ax = plt.subplots(figsize=(3.6, 3.9), layout="tight")
     writer = PillowWriter(fps=6)
     with run.whole(name) as path:
         writer.setup(fig, path, dpi=70)  # not `saving`: interrupted before the first frame it hides why
         for mark in sorted({0, *np.geomspace(1, run.config.n_from_noise, n_frames).astype(int).tolist()}):
-            langevin(energy, x, mark - steps, run.config.step_size, y=y)
+            langevin(trainer.average, x, mark - steps, run.config.step_size, y=y)
             must_stay_near(x)
             steps = mark
             ax.clear()
@@ -1438,12 +1443,12 @@ def section_digits(run):
     record_scores(run, scores)
     random = drawn_at_random(run)
     run.metric("energy, clusters at random: Frechet", random["energy"], against=("mixture, likewise", random["mixture"]))
-    buffer = denoised(run, trainer.average, trainer.buffer.chains[:, :1].flatten(0, 2)[None], trainer.y_chains.flatten())
+    buffer = denoised(run, trainer.average, trainer.buffer.chains[:, :1].flatten(0, 2)[None], trainer.buffer.y.flatten())
     run.metric("chains of the buffer: Frechet distance", frechet_to_test(run, buffer))
     beyond = ("4/step: beyond it a step overshoots", theory_stiffest(run.config.step_size))
     for where, curvature in zip(("data", "noise"), measure_curvature(trainer), strict=True):
         run.metric(f"stiffest curvature of E at {where}", curvature, against=beyond)
-    animate(run, trainer.average, trainer.y, "digits_from_noise.gif")
+    animate(run, trainer, "digits_from_noise.gif")
     run.figure(draw_mosaics(drawn, scores, SHAPES[run.config.dataset]), "samples")
     run.figure(draw_copies_and_classes(run, drawn), "copies_and_classes")
     ranked = sorted(("energy", "mixture", "labelled mixture"), key=lambda name: scores[name].frechet)
@@ -1487,7 +1492,7 @@ def small_scores(run, trainer, marks):
     """Fréchet distances (len(marks), n_seeds) of the networks' samples after so many Langevin steps from noise."""
     config, energy, rows, done = trainer.config, trainer.average, [], 0
     y = shared_out(trainer.y, 1, config.n_samples // 2)[0]
-    x = starts(run, len(y), config.n_seeds)
+    x = trainer.starts(len(y), y)
     for mark in marks:
         langevin(energy, x, mark - done, config.step_size, y=y)
         clean = (x - config.data_noise**2 * energy.slope(x, y)).nan_to_num(1.0, 1.0, -1.0)
@@ -1528,7 +1533,7 @@ def run_on(run):
     energy, y = trainer.average, shared_out(trainer.y, 1, config.n_samples)[0]
     data = trainer.x[trainer.labelled.like(y)]  # of the same clusters: their energies have unknown Z's
     data = (data + config.data_noise * torch.randn_like(data))[None]
-    x, done = starts(run, config.n_samples), 0
+    x, done = trainer.starts(config.n_samples, y), 0
     for step in marks_up_to(config.n_long):
         clean = denoised(run, energy, travel(energy, x, step - done, config.step_size, y=y), y)
         drift = (energy(x, y).mean() - energy(data, y).mean()).item()
@@ -1547,7 +1552,7 @@ def try_temperatures(run):
     schedules, found = {"T = 1": 1.0, "T = 0.3": 0.3, "T = 1.5": 1.5, "1, then to 0": cooled}, {}
     for name, temperature in schedules.items():
         y = shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
-        found[name] = frechet_and_sem(run, draw(run, trainer.average, n_steps, temperature, y, len(y)))
+        found[name] = frechet_and_sem(run, draw(run, trainer, n_steps, temperature, y, len(y)))
     return found
 
 
@@ -1656,7 +1661,7 @@ def run_to_two_marks(run, trainer):
     """The Point of a training: its chains after a third of n_from_noise steps, and after a quarter of n_long."""
     config, y = run.config, shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
     first, last = max(config.n_from_noise // 3, 1), max(config.n_long // 4, 1)
-    x = starts(run, len(y))
+    x = trainer.starts(len(y), y)
     soon = denoised(run, trainer.average, travel(trainer.average, x, first, config.step_size, y=y), y)
     late = denoised(run, trainer.average, travel(trainer.average, x, max(last - first, 0), config.step_size, y=y), y)
     return point(run, soon, late)
@@ -1703,14 +1708,14 @@ def tilt_mixture(run):
     config = replace(config, learning_rate=config.learning_rate / 4, n_langevin=max(config.n_langevin // 2, 1))
     mixture, rng = mixture_of_run(run, False), np.random.default_rng(run.seed)
 
-    def start(z):
+    def start(z, _):
         drawn = draw_mixture(mixture, z[..., 0].numel(), rng, by_share=False).to(run.device)
         return drawn.view(z.shape) + config.data_noise * z
 
     torch.manual_seed(run.seed)
     energy = TiltedMixture(mlp(x.shape[1], config.width), mixture, config.data_noise).to(run.device)
     trainer = Trainer(energy, x, config)
-    trainer.buffer.start, trainer.buffer.chains = start, start(torch.randn_like(trainer.buffer.chains))
+    trainer.buffer.start, trainer.buffer.chains = start, start(torch.randn_like(trainer.buffer.chains), None)
     trainer.run(n_updates, "tilted mixture")
     found, done = {}, 0
     chains = mixture_samples(run, config.n_samples // 2)[None]
@@ -1882,7 +1887,7 @@ def train_with_classes(run):
     n_updates = max(config.n_updates // 4, 2)
     trainer = Trainer(energy, x, brief(config, n_updates), y).run(n_updates, "conditional")
     asked = torch.arange(config.n_samples, device=run.device) % 10
-    drawn = draw(run, trainer.average, config.n_from_noise, y=asked)
+    drawn = draw(run, trainer, config.n_from_noise, y=asked)
     return Conditional(drawn, asked, classes(run, drawn) == asked, lowest_energy(trainer.average, x_test) == y_test)
 
 
@@ -1960,7 +1965,7 @@ def device_stream(x):
 def save_checkpoint(trainer, path):
     """Write the trainer's state to `path`, whole or not at all; every rank calls it, the first writes."""
     own = {"chains": trainer.buffer.chains, "at": trainer.buffer.at, "random": torch.get_rng_state()}
-    own |= {"y_chains": trainer.y_chains}
+    own |= {"y_chains": trainer.buffer.y}
     if device_stream(trainer.x):
         own["random_device"] = device_stream(trainer.x).get_rng_state()
     ranks = [own]
@@ -2000,7 +2005,7 @@ def load_checkpoint(trainer, path):
         trainer.buffer.chains.copy_(own["chains"])
         if trainer.y is not None:  # clusters found with another seed bear other numbers
             trainer.label(saved["y"].to(trainer.y))
-            trainer.y_chains.copy_(own["y_chains"])
+            trainer.buffer.y.copy_(own["y_chains"])
         torch.set_rng_state(own["random"])
         if device_stream(trainer.x) and "random_device" in own:
             device_stream(trainer.x).set_rng_state(own["random_device"])

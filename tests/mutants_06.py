@@ -8,6 +8,7 @@ SCORES = "test_exact_scores_know_the_kl_and_the_fisher_divergence_of_gaussians"
 AWAY = "test_away_knows_gaussians_in_any_dimension"
 IN_NCE = "test_section_nce_holds_the_constant_against_log_z_and_its_error_against_theory"
 BLURRED = "test_denoising_targets_are_the_mean_noise_of_the_batch"
+MIXTURE = "test_a_mixture_with_axes_is_that_of_torch"
 CHAINS = "test_resampled_chains_keep_their_energies_and_log_z"
 
 MUTANTS = [
@@ -157,6 +158,18 @@ MUTANTS = [
         "return rate * 0.5 * (1 + math.cos(0.5 * math.pi * progress))",
         "a rate that does not fall to 0",
         "test_the_rate_falls_along_half_a_cosine",
+    ),
+    (
+        "precision * centres**2 / 2",
+        "precision * centres**2",
+        "a component's density without the half of its square",
+        MIXTURE,
+    ),
+    (
+        "self.slopes = torch.cat([precision * centres, -precision], 1).mT",
+        "self.slopes = torch.cat([precision * centres, -precision / 2], 1).mT",
+        "half the stiffness in the mixture's score",
+        MIXTURE,
     ),
     (
         "log_z = d * math.log(std * math.sqrt(2 * math.pi))",

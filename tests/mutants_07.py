@@ -16,7 +16,7 @@ IN_LOOP = "test_section_loop_compares_each_recipe_with_the_noise_and_the_kept_up
 IN_DIGITS = "test_section_digits_holds_the_energy_beside_the_mixture_and_the_mixture_beside_real_images"
 IN_PROPORTIONS = "test_section_proportions_compares_at_equal_nearness"
 IN_CONDITIONAL = "test_section_conditional_holds_it_beside_the_judge_and_the_mixture_that_knows_the_labels"
-START = "test_chains_start_from_standard_noise_or_from_that_of_pixels"
+START = "test_chains_start_from_standard_noise_or_from_that_of_their_clusters_pixels"
 TILT = "test_a_tilted_mixture_is_its_network_less_the_log_density_of_the_noisy_mixture"
 
 MUTANTS = [
@@ -83,19 +83,25 @@ MUTANTS = [
         "test_labels_have_biases_of_their_own_after_the_first_layer",
     ),
     (
-        "x.mean(0), (x.var(0) + config.data_noise**2).sqrt()",
-        "x.mean(0), x.var(0) + config.data_noise**2",
+        "(part.var(0, correction=0) + config.data_noise**2).sqrt()",
+        "part.var(0, correction=0) + config.data_noise**2",
         "chains that start with a variance for a spread",
         START,
     ),
     (
-        "x.mean(0), (x.var(0) + config.data_noise**2).sqrt()",
-        "x.mean(0), x.std(0)",
+        "(part.var(0, correction=0) + config.data_noise**2).sqrt()",
+        "part.std(0, correction=0)",
         "chains that start in the clean pixels' spread",
         START,
     ),
     (
-        "self.start(flat.new_empty(len(fresh), flat.shape[1]).normal_())",
+        "parts = [x] if y_data is None else",
+        "parts = [x] if True else",
+        "chains that start from the pixels of all images",
+        START,
+    ),
+    (
+        "self.start(flat.new_empty(len(fresh), flat.shape[1]).normal_(), y)",
         "flat.new_empty(len(fresh), flat.shape[1]).normal_()",
         "restarts from other noise than samples",
         START,
@@ -440,7 +446,7 @@ MUTANTS = [
         CHECKPOINT,
     ),
     (
-        'trainer.y_chains.copy_(own["y_chains"])',
+        'trainer.buffer.y.copy_(own["y_chains"])',
         "pass",
         "chains of other clusters after --resume",
         CHECKPOINT,

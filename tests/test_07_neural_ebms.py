@@ -475,9 +475,9 @@ def test_every_contender_is_trained_as_its_row_says_and_scored_by_samples_from_n
             trained.append((label, n_updates, self.config))
             return self
 
-    def drawn(run, energy, n_steps, y, n, step_size):
+    def drawn(run, trainer, n_steps, y, n):
         assert (n_steps, n, len(y)) == (1, 10, 10)
-        return energy, step_size
+        return trainer.average, trainer.config.step_size
 
     monkeypatch.setattr(m, "contenders", lambda config: energies)
     monkeypatch.setattr(m, "Trainer", Fake)
@@ -624,7 +624,7 @@ def test_recipes_start_alike_and_are_judged_at_their_own_temperature(run, monkey
 
     class Fake(types.SimpleNamespace):
         def __init__(self, energy, x, config, temperature):
-            super().__init__(average=energy, history=[[0.0] * 4])
+            super().__init__(average=energy, history=[[0.0] * 4], starts=lambda n: torch.randn(1, n, 64))
             seen.append((energy.w1.detach().clone(), energy.sigma, config, temperature))
 
         def run(self, n_updates, label):
@@ -691,21 +691,28 @@ def test_the_buffer_visits_its_blocks_in_turn_and_what_moves_stays_moved():
         assert torch.equal(buffer.chains, before)
 
 
-def test_chains_start_from_standard_noise_or_from_that_of_pixels(monkeypatch):
-    """The mistakes: the data's added noise forgotten, a variance for a spread, restarts from other noise than samples."""
-    x, run = torch.randn(5000, D) * torch.linspace(0.1, 2, D) + torch.arange(D), a_run(None, start="pixels", data_noise=0.5)
-    monkeypatch.setattr(m, "images", lambda run: (x,))
-    spread = (x.var(0) + 0.25).sqrt()
-    buffer = m.ReplayBuffer(1, 50, 80, D, 1.0, "cpu", m.Start(run.config, x))
-    for z in (buffer.chains.clone(), buffer.next(), m.starts(run, 80, 50)):
-        assert z.shape[-1] == D
-        z = z.reshape(-1, D)
-        torch.testing.assert_close(z.mean(0), x.mean(0), rtol=0, atol=0.15)
-        torch.testing.assert_close(z.std(0), spread, rtol=0.1, atol=0)
+def test_chains_start_from_standard_noise_or_from_that_of_their_clusters_pixels():
+    """The mistakes: the data's added noise forgotten, a variance for a spread, another cluster's pixels, restarts from other
+    noise than samples."""
+    y = torch.arange(8000) % 3 // 2  # of two labels, one twice as often
+    x = torch.randn(8000, D) * torch.linspace(0.1, 2, D) * (1 + y[:, None]) + torch.arange(D) - 4 * y[:, None]
+    some = {"batch_size": 1000, "n_chains": 3000, "data_noise": 0.5, "reinit": 1.0}
+    trainer = fresh_trainer(autoencoder(2, 2), x, y, start="pixels", **some)
+    first, labels = trainer.buffer.chains.clone(), trainer.buffer.y
+    again = torch.stack([trainer.buffer.next().clone() for _ in range(3)])
+    assert not torch.equal(first, again)
+    for z in (first, again, torch.stack([trainer.starts(1000, some) for some in labels])):
+        for k in (0, 1):
+            chains, images = z.transpose(1, 2)[labels == k].flatten(0, 1), x[y == k]
+            torch.testing.assert_close(chains.mean(0), images.mean(0), rtol=0, atol=0.3)
+            torch.testing.assert_close(chains.std(0), (images.var(0) + 0.25).sqrt(), rtol=0.1, atol=0)
+    trainer.label(1 - y)  # labels of a checkpoint are other labels
+    assert (trainer.starts(1000, torch.zeros(1000, dtype=int)).mean((0, 1)) - x[y == 1].mean(0)).abs().max() < 0.5
+    plain = fresh_trainer(autoencoder(2))
     torch.manual_seed(0)
-    plain = m.starts(a_run(None), 7, 2)
+    noise = plain.starts(7)
     torch.manual_seed(0)
-    assert torch.equal(plain, torch.randn(2, 7, D))
+    assert torch.equal(noise, torch.randn(2, 7, D))
 
 
 def test_visited_chains_restart_from_noise_with_the_chance_given():
@@ -738,8 +745,8 @@ def test_positives_are_noisy_images_with_the_labels_of_the_chains_beside_them():
         trainer.negatives()
         x = trainer.positives()
         assert x.shape == (2, 1000, D)
-        assert torch.equal(x.mean(2).round(), trainer.y_chains[block].float().expand(2, -1))
-    assert (x - trainer.y_now()[:, None]).std().item() == pytest.approx(0.1, rel=0.03)
+        assert torch.equal(x.mean(2).round(), trainer.buffer.y[block].float().expand(2, -1))
+    assert (x - trainer.buffer.y_now()[:, None]).std().item() == pytest.approx(0.1, rel=0.03)
     assert not torch.equal(x[0], x[1])
     x = fresh_trainer(autoencoder(2), data_noise=0.1).positives()
     assert x.shape == (2, 16, D)
@@ -783,11 +790,11 @@ def test_an_update_is_one_step_down_on_data_and_up_on_chains_with_small_energies
     kept = recorded(trainer)
     trainer.update(0.01)
     x_data, (x_model, movement) = kept["positives"], kept["negatives"]
-    assert (trainer.y_now() is None) == (y is None)
+    assert (trainer.buffer.y_now() is None) == (y is None)
     assert not x_model.requires_grad
     loss, energies = 0, []
     for x, sign in ((x_data, 1), (x_model, -1)):
-        energies.append(old(x, trainer.y_now()))  # chains are data here: nothing comes from before them
+        energies.append(old(x, trainer.buffer.y_now()))  # chains are data here: nothing comes from before them
         loss = loss + ((sign + 2 * penalty * energies[-1].detach()) * energies[-1]).mean(1).sum()
     expected = torch.autograd.grad(loss, old.parameters())
     for p, before, gradient in zip(energy.parameters(), old.parameters(), expected, strict=True):
@@ -861,12 +868,12 @@ def test_a_divergence_is_noticed_before_it_reaches_the_weights(data, chains, div
 def test_conditional_chains_keep_their_class_while_they_move_and_in_the_loss():
     asked, energy = [], autoencoder(1, 3)
     trainer = fresh_trainer(energy, y=torch.arange(40) % 3)
-    assert trainer.y_chains.shape == (2, 16)
+    assert trainer.buffer.y.shape == (2, 16)
     slope = energy.slope
     energy.slope = lambda x, y: asked.append(y) or slope(x, y)
     for visit in range(4):
         trainer.negatives()
-        assert all(torch.equal(y, trainer.y_chains[visit % 2]) for y in asked)
+        assert all(torch.equal(y, trainer.buffer.y[visit % 2]) for y in asked)
         assert len(asked) == trainer.config.n_langevin
         asked.clear()
 
@@ -1124,7 +1131,9 @@ def test_section_digits_holds_the_energy_beside_the_mixture_and_the_mixture_besi
 def test_the_energy_is_drawn_with_the_clusters_shares_and_scored_beside_its_rivals(run, monkeypatch):
     asked, trainer = [], types.SimpleNamespace(average="average", y=torch.arange(100) % 4)
     monkeypatch.setattr(m, "trained", lambda run: (trainer, 0.0))
-    monkeypatch.setattr(m, "draw", lambda run, energy, n, y: asked.append((energy, n, y)) or torch.zeros(len(y), 64))
+    monkeypatch.setattr(
+        m, "draw", lambda run, trainer, n, y: asked.append((trainer.average, n, y)) or torch.zeros(len(y), 64)
+    )
     monkeypatch.setattr(m, "scores_of", lambda run, x: len(x))
     drawn, scores = m.sample_and_score(run)
     ((energy, n_steps, y),) = asked
@@ -1145,14 +1154,15 @@ def test_images_are_drawn_from_noise_by_langevin_and_denoised_once(run):
     config = {"n_samples": 700, "step_size": step, "data_noise": s}
     for temperature, n in ((1.0, None), (0.25, 300)):
         energy, y = Gaussian(a), torch.arange(n or 700)
-        x = m.draw(a_run(run.out, **config), energy, 30, temperature, y, n)
+        trainer = fresh_trainer(energy, torch.zeros(40, 64), **config)
+        x = m.draw(a_run(run.out, **config), trainer, 30, temperature, y, n)
         assert x.shape == (len(y), 64)
         parts = y.split(250)  # chains travel in parts, each with its own classes; then all are denoised at once
-        for asked, part in zip(energy.asked, [*(part for part in parts for _ in range(30)), y], strict=True):
+        for asked, part in zip(trainer.average.asked, [*(part for part in parts for _ in range(30)), y], strict=True):
             torch.testing.assert_close(asked, part)
         expected = temperature / a * 2 / (2 - a * step / 2) * (1 - s**2 * a) ** 2
         assert x.var().item() == pytest.approx(expected, rel=0.04)
-    still = m.draw(a_run(run.out, **config), Gaussian(a), 0)
+    still = m.draw(a_run(run.out, **config), fresh_trainer(Gaussian(a), torch.zeros(40, 64), **config), 0)
     assert (still / (1 - s**2 * a)).var().item() == pytest.approx(1, rel=0.03)  # chains begin as N(0, I)
 
 
@@ -1260,7 +1270,7 @@ def test_the_long_run_compares_energies_of_the_same_clusters(run, monkeypatch):
             return super().forward(x)
 
     seen, y = [], torch.arange(100) % 4
-    trainer = types.SimpleNamespace(average=Watched(1.0), x=y[:, None].expand(100, 64).float(), y=y, labelled=m.Labelled(y))
+    trainer = fresh_trainer(Watched(1.0), y[:, None].expand(100, 64).float(), y)
     monkeypatch.setattr(m, "trained", lambda run: (trainer, 0.0))
     rows, shown = m.run_on(run)
     assert [row.step for row in rows] == m.marks_up_to(run.config.n_long)
@@ -1344,7 +1354,7 @@ def test_the_curves_have_only_sizes_that_data_and_chains_can_fill(run):
 
 def test_a_point_on_the_curve_is_drawn_early_and_scored_again_late(run, monkeypatch):
     y, config = torch.arange(100) % 4, run.config
-    travelled, trainer = [], types.SimpleNamespace(average="average", y=y, x=torch.zeros(100, 64))
+    travelled, trainer = [], fresh_trainer(Gaussian(1.0), torch.zeros(100, 64), y)
     monkeypatch.setattr(m, "travel", lambda energy, x, n, step, y: travelled.append((n, y)) or x)
     monkeypatch.setattr(m, "denoised", lambda run, energy, x, y: f"after {sum(n for n, _ in travelled)}")
     monkeypatch.setattr(m, "point", lambda run, soon, late: (soon, late))
@@ -1547,7 +1557,7 @@ def test_labels_come_back_with_the_checkpoint(tmp_path):
     assert not torch.equal(trainers[0].y, trainers[1].y)
     m.load_checkpoint(trainers[1], tmp_path / "c.pt")
     assert torch.equal(trainers[0].y, trainers[1].y)
-    assert torch.equal(trainers[0].y_chains, trainers[1].y_chains)
+    assert torch.equal(trainers[0].buffer.y, trainers[1].buffer.y)
     assert torch.equal(trainers[0].labelled.rows, trainers[1].labelled.rows)
 
 

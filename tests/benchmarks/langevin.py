@@ -54,7 +54,7 @@ def mixture_case(module):
 
     def floor():
         noise.normal_()
-        score = (chains @ data.centres.T).softmax(1) @ data.centres
+        score = (data.centres @ chains.T).softmax(0).T @ data.centres  # points last: several times as fast
         chains.add_(score, alpha=0.0).add_(noise, alpha=0.0)  # the cost of a move, and no move
 
     torch.testing.assert_close(-plain_gradient(energy, x)[1], data.score(x), rtol=1e-3, atol=1e-2)
