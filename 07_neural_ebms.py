@@ -87,11 +87,11 @@ class Config:
     energy_l2: Annotated[float, "weight of the squared energies in the loss"] = 1e-5
     ema: Annotated[float, "memory of the average of the weights"] = 0.999
     n_samples: Annotated[int, "images drawn where samples are scored"] = 1000
-    n_from_noise: Annotated[int, "Langevin steps from noise to such an image"] = 1500
+    n_from_noise: Annotated[int, "Langevin steps from noise to such an image"] = 1000
     n_long: Annotated[int, "Langevin steps of the long run"] = 5000
     n_short: Annotated[int, "updates of the short trainings: architectures, loop, ablations"] = 400
-    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 450
-    n_2d: Annotated[int, "updates in two dimensions"] = 400
+    n_curve: Annotated[int, "updates of each energy on the curve over clusters"] = 350
+    n_2d: Annotated[int, "updates in two dimensions"] = 300
     n_seeds: Annotated[int, "networks trained side by side in the ablations, and mixtures fitted"] = 3
     n_components: Annotated[int, "Gaussians in the mixture to compare with, chosen on validation images"] = 60
     n_a_class: Annotated[int, "Gaussians a class in the mixture that knows the labels, chosen likewise"] = 6
@@ -108,7 +108,7 @@ SMOKE |= {"n_components": 4, "n_a_class": 1}
 # For images of 784 pixels in place of 64, chosen on 5,000 of MNIST. More Gaussians come nearer there, until they copy: those
 # of the mixture are as many as keep as far from the training images as new images are.
 LARGE = {"sigma": 0.3, "data_noise": 0.3, "step_size": 0.02, "n_clusters": 64, "start": "pixels", "threads": 2}
-LARGE |= {"n_updates": 5000, "n_from_noise": 1000, "n_components": 300, "n_a_class": 30}
+LARGE |= {"n_from_noise": 500, "n_components": 300, "n_a_class": 30}
 SUITED = {"mnist": LARGE, "fashion_mnist": LARGE}  # what a data set wants otherwise
 
 
@@ -513,13 +513,13 @@ def contenders(config):
     return {
         "auto-encoder": Contender(AutoEncoderEnergy(1, d, config.width, sigma, config.n_clusters), n, {}),
         "auto-encoder, ReLU": contender(mlp(d, config.width, d, nn.ReLU, n_hidden=1), 0.7, sigma, {}),
-        "conv. auto-encoder": contender(conv_autoencoder(shape), 2.2, 1.5 * sigma, few),
-        "MLP": contender(mlp(d, half), 0.4, 1.0, scalar),
-        "MLP, ReLU": contender(mlp(d, half, activation=nn.ReLU), 0.4, 1.0, scalar),
-        "MLP, spectral norm": contender(mlp(d, half, norm=spectral_norm), 0.3, 1.0, scalar),
-        "conv.": contender(conv(shape), 0.2, 1.0, scalar | few),
-        "conv., max pool": contender(conv(shape, pool=nn.MaxPool2d), 0.2, 1.0, scalar | few),
-        "residual": contender(residual(shape), 0.1, 1.0, scalar | few),
+        "conv. auto-encoder": contender(conv_autoencoder(shape), 2.0, 1.5 * sigma, few),
+        "MLP": contender(mlp(d, half), 0.3, 1.0, scalar),
+        "MLP, ReLU": contender(mlp(d, half, activation=nn.ReLU), 0.3, 1.0, scalar),
+        "MLP, spectral norm": contender(mlp(d, half, norm=spectral_norm), 0.25, 1.0, scalar),
+        "conv.": contender(conv(shape), 0.16, 1.0, scalar | few),
+        "conv., max pool": contender(conv(shape, pool=nn.MaxPool2d), 0.16, 1.0, scalar | few),
+        "residual": contender(residual(shape), 0.08, 1.0, scalar | few),
     }
 
 
@@ -542,7 +542,7 @@ def compare_architectures(run):
     for name, (energy, n_updates, changes) in contenders(config).items():
         start, changed = time.perf_counter(), replace(brief(config, n_updates), **changes)
         trainer = Trainer(energy.to(run.device), x, changed, labels).run(n_updates, name)
-        seconds, n_steps = time.perf_counter() - start, max(config.n_from_noise // 10, 1)
+        seconds, n_steps = time.perf_counter() - start, max(config.n_from_noise // 6, 1)
         drawn = own_random_stream(draw)(run, trainer, n_steps, y=y, n=len(y))
         found[name] = Contest(seconds, drawn, *frechet_and_sem(run, drawn), two_sample_accuracy(run, drawn)[0])
     return found
@@ -947,7 +947,7 @@ def compare_temperatures(run, cold=0.01):
         energy = AutoEncoderEnergy(1, x.shape[1], config.width, changed.sigma).to(run.device)
         trainer = Trainer(energy, x, changed, temperature=temperature).run(config.n_short, name)
         ends = trainer.starts(config.n_samples)
-        travel(trainer.average, ends, config.n_from_noise // 5, changed.step_size, temperature)
+        travel(trainer.average, ends, config.n_from_noise // 3, changed.step_size, temperature)
         clean = denoised(run, trainer.average, ends, temperature=1 if name == "less noise" else temperature)
         dbs = [denoising_db(run, trainer.average, config.data_noise, t) for t in (1, temperature)]
         found[name] = Tempered(temperature, np.array(trainer.history), *frechet_and_sem(run, clean), *dbs)
@@ -1179,7 +1179,7 @@ def train_all_ways(run):
     traces = {}
     for name, way in WAYS.items():
         torch.manual_seed(run.seed)
-        traces[name] = train_in_2d(way, run.config.n_2d, 2 * run.config.n_samples // 5, run.device, name)
+        traces[name] = train_in_2d(way, run.config.n_2d, run.config.n_samples // 4, run.device, name)
     return traces
 
 
@@ -1374,6 +1374,13 @@ def drawn_at_random(run):
     return {name: frechet_to_test(run, x) for name, x in drawn.items()}
 
 
+def start_alone(trainer, n):
+    """n images (n, d) of the Gaussians that chains start from, without the data's noise: all that they know."""
+    y = shared_out(trainer.y, 1, n)[0]
+    start = Start(replace(trainer.config, data_noise=0.0), trainer.x, trainer.y)
+    return start(torch.randn(n, trainer.x.shape[1], device=trainer.x.device), y).clamp(-1, 1)
+
+
 def animate(run, trainer, name, n_frames=40):
     """GIF of 25 chains on their way from noise to digits, the later frames further apart."""
     shape, steps, y = SHAPES[run.config.dataset], 0, shared_out(trainer.y, 1, 25)[0]
@@ -1445,6 +1452,9 @@ def section_digits(run):
     run.metric("energy, clusters at random: Frechet", random["energy"], against=("mixture, likewise", random["mixture"]))
     buffer = denoised(run, trainer.average, trainer.buffer.chains[:, :1].flatten(0, 2)[None], trainer.buffer.y.flatten())
     run.metric("chains of the buffer: Frechet distance", frechet_to_test(run, buffer))
+    if run.config.start == "pixels":
+        start = frechet_to_test(run, start_alone(trainer, run.config.n_samples))
+        run.metric("where chains start: Frechet distance", start, against=("energy", scores["energy"].frechet))
     beyond = ("4/step: beyond it a step overshoots", theory_stiffest(run.config.step_size))
     for where, curvature in zip(("data", "noise"), measure_curvature(trainer), strict=True):
         run.metric(f"stiffest curvature of E at {where}", curvature, against=beyond)
@@ -1491,7 +1501,7 @@ def small_training(run, label, n_updates, n_clusters=1, before_step=nothing, aft
 def small_scores(run, trainer, marks):
     """Fréchet distances (len(marks), n_seeds) of the networks' samples after so many Langevin steps from noise."""
     config, energy, rows, done = trainer.config, trainer.average, [], 0
-    y = shared_out(trainer.y, 1, config.n_samples // 2)[0]
+    y = shared_out(trainer.y, 1, config.n_samples // 4)[0]
     x = trainer.starts(len(y), y)
     for mark in marks:
         langevin(energy, x, mark - done, config.step_size, y=y)
@@ -1508,7 +1518,7 @@ def marks_up_to(n_steps):
 
 def with_and_without_buffer(run):
     """{name: distances (n_marks, n_seeds)} at `marks`: chains kept in a buffer, and chains that always restart."""
-    marks = sorted({*marks_up_to(run.config.n_long // 2), run.config.n_langevin})
+    marks = sorted({*marks_up_to(run.config.n_long // 4), run.config.n_langevin})
     n_updates = run.config.n_short
     kinds = {"buffer": {}, "no buffer": {"reinit": 1.0}}
     return marks, {
@@ -1551,7 +1561,7 @@ def try_temperatures(run):
     cooled = np.r_[np.ones(n_steps - half), np.linspace(1, 0, half)]
     schedules, found = {"T = 1": 1.0, "T = 0.3": 0.3, "T = 1.5": 1.5, "1, then to 0": cooled}, {}
     for name, temperature in schedules.items():
-        y = shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
+        y = shared_out(trainer.y, 1, run.config.n_samples // 4)[0]
         found[name] = frechet_and_sem(run, draw(run, trainer, n_steps, temperature, y, len(y)))
     return found
 
@@ -1658,9 +1668,9 @@ def energy_curve(run):
 
 
 def run_to_two_marks(run, trainer):
-    """The Point of a training: its chains after a third of n_from_noise steps, and after a quarter of n_long."""
+    """The Point of a training: its chains after a third of n_from_noise steps, and after a fifth of n_long."""
     config, y = run.config, shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
-    first, last = max(config.n_from_noise // 3, 1), max(config.n_long // 4, 1)
+    first, last = max(config.n_from_noise // 3, 1), max(config.n_long // 5, 1)
     x = trainer.starts(len(y), y)
     soon = denoised(run, trainer.average, travel(trainer.average, x, first, config.step_size, y=y), y)
     late = denoised(run, trainer.average, travel(trainer.average, x, max(last - first, 0), config.step_size, y=y), y)
@@ -1720,7 +1730,7 @@ def tilt_mixture(run):
     found, done = {}, 0
     chains = mixture_samples(run, config.n_samples // 2)[None]
     chains = chains + config.data_noise * torch.randn_like(chains)
-    for mark in (0, max(config.n_from_noise // 10, 1), max(config.n_from_noise // 3, 2)):
+    for mark in (0, max(config.n_from_noise // 10, 1), max(config.n_from_noise // 4, 2)):
         travel(trainer.average, chains, mark - done, config.step_size)
         found[mark], done = frechet_and_sem(run, denoised(run, trainer.average, chains)), mark
     return found
@@ -1884,7 +1894,7 @@ def train_with_classes(run):
     config, (x, x_test, y, y_test) = run.config, images(run)
     torch.manual_seed(run.seed)
     energy = AutoEncoderEnergy(1, x.shape[1], config.width, config.sigma, 10).to(run.device)
-    n_updates = max(config.n_updates // 4, 2)
+    n_updates = max(config.n_updates // 5, 2)
     trainer = Trainer(energy, x, brief(config, n_updates), y).run(n_updates, "conditional")
     asked = torch.arange(config.n_samples, device=run.device) % 10
     drawn = draw(run, trainer, config.n_from_noise, y=asked)
@@ -1935,7 +1945,8 @@ def section_conditional(run):
 # more, so σ and the data's noise grow with the images. Most of all it bends E at noise, where no image has ever been: a step
 # wider than 4 over a curvature overshoots (`digits` prints both), and at 28x28 chains from N(0, I) start where E is hundreds
 # of times too stiff for their step; most of their way is that of the paper, which they have to turn white. So they start
-# from noise that has each pixel's own mean and spread, `--start pixels`: with --start normal the same settings diverge.
+# from noise that has the mean and the spread of each pixel in their cluster, `--start pixels`: with --start normal the same
+# settings diverge. That is a Gaussian for each cluster, and knows something already: `digits` prints how much.
 # What to expect of a GPU (an estimate, not measured here): an update is some 300 small operations one after another, which
 # at 28x28 take less time than their launch, about 5 µs each. So it should take 1 to 2 ms, whatever the width, and 4,000
 # updates less than ten seconds; chains are nearly free there, so the first thing to raise is --batch-size.

@@ -95,6 +95,12 @@ MUTANTS = [
         START,
     ),
     (
+        "start = Start(replace(trainer.config, data_noise=0.0), trainer.x, trainer.y)",
+        "start = Start(trainer.config, trainer.x, trainer.y)",
+        "the start judged with noise that its images do not have",
+        "test_where_chains_start_is_judged_without_the_noise_of_the_data_and_in_the_datas_shares",
+    ),
+    (
         "parts = [x] if y_data is None else",
         "parts = [x] if True else",
         "chains that start from the pixels of all images",

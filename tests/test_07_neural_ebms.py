@@ -715,6 +715,17 @@ def test_chains_start_from_standard_noise_or_from_that_of_their_clusters_pixels(
     assert torch.equal(noise, torch.randn(2, 7, D))
 
 
+def test_where_chains_start_is_judged_without_the_noise_of_the_data_and_in_the_datas_shares():
+    y = torch.arange(900) % 3 // 2
+    x = (torch.randn(900, D) * 0.1).clamp(-0.4, 0.4) + y[:, None] * 0.7
+    trainer = fresh_trainer(autoencoder(1, 2), x, y, start="pixels", data_noise=0.5)
+    images = m.start_alone(trainer, 3000)
+    assert images.max() == 1  # clamped, as images are
+    shown = images.mean(1) > 0.35
+    assert shown.sum() == 1000
+    torch.testing.assert_close(images[~shown].std(0), x[y == 0].std(0), rtol=0.1, atol=0)
+
+
 def test_visited_chains_restart_from_noise_with_the_chance_given():
     buffer, share, n_visits = m.ReplayBuffer(2, 100, 40, D, 0.05, "cpu"), 0.05, 40
     fresh = []
@@ -1318,7 +1329,7 @@ def test_the_buffer_is_compared_with_chains_that_always_restart(run, monkeypatch
     marks, found = m.with_and_without_buffer(run)
     assert kinds == [("buffer", {}), ("no buffer", {"reinit": 1.0})]
     assert run.config.n_langevin in marks
-    assert max(marks) == run.config.n_long // 2
+    assert max(marks) == run.config.n_long // 4
     assert found == {"buffer": marks, "no buffer": marks}
 
 
@@ -1358,7 +1369,7 @@ def test_a_point_on_the_curve_is_drawn_early_and_scored_again_late(run, monkeypa
     monkeypatch.setattr(m, "travel", lambda energy, x, n, step, y: travelled.append((n, y)) or x)
     monkeypatch.setattr(m, "denoised", lambda run, energy, x, y: f"after {sum(n for n, _ in travelled)}")
     monkeypatch.setattr(m, "point", lambda run, soon, late: (soon, late))
-    assert m.run_to_two_marks(run, trainer) == (f"after {config.n_from_noise // 3}", f"after {config.n_long // 4}")
+    assert m.run_to_two_marks(run, trainer) == (f"after {config.n_from_noise // 3}", f"after {config.n_long // 5}")
     assert torch.bincount(travelled[0][1]).tolist() == [5] * 4
 
 
