@@ -105,8 +105,9 @@ SMOKE = {"width": 32, "n_updates": 6, "batch_size": 16, "n_chains": 32, "n_lange
 SMOKE |= {"n_clusters": 4, "n_from_noise": 6, "n_long": 20, "n_short": 6, "n_curve": 4, "n_2d": 6, "checkpoint_every": 2}
 SMOKE |= {"n_components": 4, "n_a_class": 1}
 
-# For images of 784 pixels in place of 64, chosen on 5,000 of MNIST. More Gaussians come nearer there, until they copy: those
-# of the mixture are as many as keep as far from the training images as new images are.
+# For images of 784 pixels in place of 64, chosen on 5,000 of MNIST. Chains start near their images and go 500 steps: further
+# on they drift (`longrun` shows it), an energy of this size not being right so far from data. More Gaussians come nearer
+# there, until they copy: those of the mixture are as many as keep as far from the training images as new images are.
 LARGE = {"sigma": 0.3, "data_noise": 0.3, "step_size": 0.02, "n_clusters": 64, "start": "pixels", "threads": 2}
 LARGE |= {"n_from_noise": 500, "n_components": 300, "n_a_class": 30}
 SUITED = {"mnist": LARGE, "fashion_mnist": LARGE}  # what a data set wants otherwise
@@ -171,8 +172,8 @@ def check_settings(run):
             tempfile.TemporaryFile(dir=kept.resolve().parent).close()
         except OSError as error:
             sys.exit(f"--checkpoint: cannot write to {kept.resolve().parent}: {error.strerror}")
-    if (config.checkpoint or config.resume) and run.section not in ("digits", "longrun"):
-        echo("  --checkpoint and --resume serve the sections digits and longrun; all others train from the beginning")
+    if (config.checkpoint or config.resume) and run.section not in ("digits", "longrun", "proportions"):
+        echo("  --checkpoint and --resume serve digits, longrun and proportions; other sections train from the beginning")
 
 
 def numbers(config):
@@ -1289,7 +1290,7 @@ def mixture_samples(run, n, with_labels=False, by_share=True):
 @functools.cache
 @own_random_stream
 def trained(run):
-    """The training of `digits`, shared with `longrun`: (the trainer, its seconds), with --checkpoint and --resume."""
+    """The training of `digits`, shared with two sections: (the trainer, its seconds), with --checkpoint and --resume."""
     config, rank = run.config, dist.get_rank() if joined() else 0
     torch.manual_seed(run.seed)
     energy = build(config, config.n_clusters).to(run.device)
@@ -1742,12 +1743,15 @@ def told_at(points, nearest):
     return float(np.interp(nearest, *zip(*line, strict=True)))
 
 
-def draw_frontier(energies, mixtures):
-    """Left: quality and drift against the number of clusters. Right: what it costs in nearness."""
+def draw_frontier(energies, mixtures, whole, n_clusters):
+    """Left: quality and drift against the number of clusters. Right: what it costs in nearness. A star for the Point `whole`
+    of the energy of `digits`."""
     fig, axes = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     for field, style, name in (("frechet", "o-", "energy, soon"), ("late", "s--", "energy, after a long run")):
         axes[0].plot(list(energies), [getattr(p, field) for p in energies.values()], style, color="tab:orange", label=name)
     axes[0].plot(list(mixtures), [p.frechet for p in mixtures.values()], "^-", color="0.5", label="Gaussian mixture")
+    for ax, at in ((axes[0], (n_clusters, whole.frechet)), (axes[1], (whole.nearest, whole.told))):
+        ax.plot(*at, "*", color="tab:red", ms=14, label="energy, all updates", zorder=3)
     axes[0].set(xscale="log", yscale="log", xlabel="clusters, or Gaussians", ylabel="Fréchet distance")
     axes[0].set(title="clusters take over the proportions")
     axes[0].legend()
@@ -1778,15 +1782,16 @@ def record_tilt(run, found):
 def section_proportions(run):
     """What K-means takes over from the energy is the proportions: quality and copies, against the number of clusters."""
     energies, mixtures = energy_curve(run), mixture_curve(run)
-    for k, p in energies.items():
-        run.metric(f"{k} clusters: Frechet distance", p.frechet, against=("after a long run", p.late))
+    whole = run_to_two_marks(run, trained(run)[0])
+    for name, p in ({f"{k} clusters": p for k, p in energies.items()} | {"all updates": whole}).items():
+        run.metric(f"{name}: Frechet distance", p.frechet, against=("after a long run", p.late))
         beside = ("mixtures as near", told_at(mixtures, p.nearest))
-        run.metric(f"{k} clusters: two-sample accuracy", p.told, against=beside)
-        run.metric(f"{k} clusters: nearest training image", p.nearest)
+        run.metric(f"{name}: two-sample accuracy", p.told, against=beside)
+        run.metric(f"{name}: nearest training image", p.nearest)
     for k, p in mixtures.items():
         for what, value in (("Frechet distance", p.frechet), ("two-sample accuracy", p.told), ("nearest image", p.nearest)):
             run.metric(f"{k} Gaussians: {what}", value)
-    run.figure(draw_frontier(energies, mixtures), "frontier")
+    run.figure(draw_frontier(energies, mixtures, whole, run.config.n_clusters), "frontier")
     best = {
         kind: min(points, key=lambda k: points[k].frechet) for kind, points in (("energy", energies), ("mixture", mixtures))
     }

@@ -1393,11 +1393,14 @@ def test_section_proportions_compares_at_equal_nearness(tmp_path, monkeypatch):
     mixtures = {10: m.Point(0.3, 0.3, 0.9, 2.4), 60: m.Point(0.2, 0.2, 0.3, 1.8)}
     monkeypatch.setattr(m, "energy_curve", lambda run: energies)
     monkeypatch.setattr(m, "mixture_curve", lambda run: mixtures)
+    monkeypatch.setattr(m, "trained", lambda run: ("the energy of digits", 0.0))
+    monkeypatch.setattr(m, "run_to_two_marks", lambda run, trainer: m.Point(0.1, 0.12, 0.65, 2.1))
     monkeypatch.setattr(m, "tilt_mixture", lambda run: {0: (0.2, 0.01), 5: (0.3, 0.9), 9: (0.1, 0.02)})
     m.section_proportions(run)
     assert run.metrics["1 clusters: Frechet distance"] == (0.9, None, ("after a long run", 2.0), None)
     assert run.metrics["32 clusters: two-sample accuracy"].against[1] == pytest.approx(0.5)
     assert run.metrics["32 clusters: two-sample accuracy"].against[0] == "mixtures as near"
+    assert run.metrics["all updates: two-sample accuracy"][:3] == (0.65, None, ("mixtures as near", pytest.approx(0.6)))
     assert "energy with 32 clusters" in run.said[0]
     assert "2 of 2 energies are told more easily" in run.said[1]
     assert run.metrics["tilted mixture, 9 steps: Frechet distance"] == (0.1, 0.02, ("the mixture, denoised", 0.2), None)
@@ -1770,7 +1773,7 @@ def test_a_section_that_trains_nothing_from_a_checkpoint_says_so_once(section, t
     run.section = section
     for _ in range(2):
         m.images(run)
-    assert capsys.readouterr().out.count("serve the sections digits and longrun") == times
+    assert capsys.readouterr().out.count("serve digits, longrun and proportions") == times
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows kills in another way")
