@@ -109,7 +109,7 @@ SMOKE |= {"n_components": 4, "n_a_class": 1}
 # on they drift (`longrun` shows it), an energy of this size not being right so far from data. More Gaussians come nearer
 # there, until they copy: those of the mixture are as many as keep as far from the training images as new images are.
 LARGE = {"sigma": 0.3, "data_noise": 0.3, "step_size": 0.02, "n_clusters": 64, "start": "pixels", "threads": 2}
-LARGE |= {"n_from_noise": 500, "n_components": 300, "n_a_class": 30}
+LARGE |= {"learning_rate": 3e-3, "n_updates": 5000, "n_from_noise": 500, "n_components": 300, "n_a_class": 30}
 SUITED = {"mnist": LARGE, "fashion_mnist": LARGE}  # what a data set wants otherwise
 
 
