@@ -8,7 +8,7 @@ of the model (module 01), and Langevin dynamics draws those samples, from chains
     E(x) = |x - g(x)|²/(2σ²)                          g a small network: the shape that learns fastest here,   (3)
     p(x) = Σₖ πₖ exp(-E(x, k))/Zₖ                     clusters k of the data, and the share πₖ of each.        (4)
 
-Run      python 07_neural_ebms.py                 all sections, about nine minutes on one CPU core
+Run      python 07_neural_ebms.py                 all sections, about eight minutes on one CPU core
          python 07_neural_ebms.py --section digits --show
          python 07_neural_ebms.py --section digits --dataset mnist --checkpoint mnist.pt
          torchrun --nproc_per_node=2 07_neural_ebms.py      the section digits, each process with its own chains
@@ -1769,6 +1769,16 @@ def draw_frontier(energies, mixtures, whole, n_clusters):
     return fig
 
 
+def say_frontier(run, energies, mixtures, whole):
+    """How many clusters are best, and on which side of the mixtures the energies lie."""
+    best, other = (min(points, key=lambda k: points[k].frechet) for points in (energies, mixtures))
+    run.say(f"lowest Frechet distance: the energy with {best} clusters, the mixture with {other} Gaussians")
+    above = sum(p.told > told_at(mixtures, p.nearest) for p in energies.values())
+    updates, near = f"after {run.config.n_curve} updates", told_at(mixtures, whole.nearest)
+    run.say(f"{updates} {above} of {len(energies)} energies are told more easily than mixtures as near")
+    run.say(f"after {run.config.n_updates} updates the energy is told at {whole.told:.2f}, mixtures as near at {near:.2f}")
+
+
 def record_tilt(run, found):
     """The tilted mixture's images after some steps beside the mixture's own, and whether the tilt mends it."""
     (mean, sem), *later = found.values()
@@ -1792,16 +1802,7 @@ def section_proportions(run):
         for what, value in (("Frechet distance", p.frechet), ("two-sample accuracy", p.told), ("nearest image", p.nearest)):
             run.metric(f"{k} Gaussians: {what}", value)
     run.figure(draw_frontier(energies, mixtures, whole, run.config.n_clusters), "frontier")
-    best = {
-        kind: min(points, key=lambda k: points[k].frechet) for kind, points in (("energy", energies), ("mixture", mixtures))
-    }
-    run.say(
-        f"lowest Frechet distance: the energy with {best['energy']} clusters, the mixture with {best['mixture']} Gaussians"
-    )
-    above = sum(p.told > told_at(mixtures, p.nearest) for p in energies.values())
-    run.say(
-        f"after {run.config.n_curve} updates {above} of {len(energies)} energies are told more easily than mixtures as near"
-    )
+    say_frontier(run, energies, mixtures, whole)
     if len(images(run)[0].T) < 100:  # larger images have mixtures without covariances
         record_tilt(run, tilt_mixture(run))
 
