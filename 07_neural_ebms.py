@@ -791,7 +791,7 @@ class Trainer:
         self.step, self.history = 0, []  # of (E data, E chains, gradient norm, movement), one row an update
 
     def label(self, y_data):
-        """Give the data their labels (N,), or none."""
+        """Give the data their labels (N,), or none, and chains the start that goes with them."""
         self.y, self.labelled = y_data, None if y_data is None else Labelled(y_data)
         self.buffer.start = Start(self.config, self.x, y_data)
 
@@ -1562,7 +1562,7 @@ def try_temperatures(run):
     cooled = np.r_[np.ones(n_steps - half), np.linspace(1, 0, half)]
     schedules, found = {"T = 1": 1.0, "T = 0.3": 0.3, "T = 1.5": 1.5, "1, then to 0": cooled}, {}
     for name, temperature in schedules.items():
-        y = shared_out(trainer.y, 1, run.config.n_samples // 4)[0]
+        y = shared_out(trainer.y, 1, run.config.n_samples // 2)[0]
         found[name] = frechet_and_sem(run, draw(run, trainer, n_steps, temperature, y, len(y)))
     return found
 
@@ -1954,8 +1954,8 @@ def section_conditional(run):
 # from noise that has the mean and the spread of each pixel in their cluster, `--start pixels`: with --start normal the same
 # settings diverge. That is a Gaussian for each cluster, and knows something already: `digits` prints how much.
 # What to expect of a GPU (an estimate, not measured here): an update is some 300 small operations one after another, which
-# at 28x28 take less time than their launch, about 5 µs each. So it should take 1 to 2 ms, whatever the width, and 4,000
-# updates less than ten seconds; chains are nearly free there, so the first thing to raise is --batch-size.
+# at 28x28 take less time than their launch, about 5 µs each. So it should take 1 to 2 ms, whatever the width, and 5,000
+# updates ten seconds at most; chains are nearly free there, so the first thing to raise is --batch-size.
 #
 # A checkpoint holds everything that the next update depends on: weights, their average, Adam's moments, chains, labels, the
 # random state, the step. It is written to a file beside it which is then renamed; a rename happens whole or not at all, so

@@ -95,6 +95,18 @@ MUTANTS = [
         START,
     ),
     (
+        "self.y_now().repeat(len(block))[fresh]",
+        "self.y_now().repeat_interleave(len(block))[fresh]",
+        "restarts from the pixels of other chains' clusters",
+        START,
+    ),
+    (
+        "self.buffer.start = Start(self.config, self.x, y_data)",
+        "pass",
+        "after --resume chains start from clusters of another seed",
+        START,
+    ),
+    (
         "start = Start(replace(trainer.config, data_noise=0.0), trainer.x, trainer.y)",
         "start = Start(trainer.config, trainer.x, trainer.y)",
         "the start judged with noise that its images do not have",
