@@ -580,7 +580,7 @@ def measure_leaks(run):
 
 
 def draw_architectures(found, alone, floor, shape):
-    """Every architecture's distance and two-sample accuracy, and samples of the best of each kind."""
+    """Every architecture's distance and two-sample accuracy, and samples of each kind and of the one hardest to tell."""
     fig, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained", width_ratios=(1, 1, 1.1))
     names = sorted(found, key=lambda name: found[name].told, reverse=True)
     means, errors = zip(*((found[name].frechet, found[name].sem) for name in names), strict=True)
@@ -592,7 +592,8 @@ def draw_architectures(found, alone, floor, shape):
         ax.axvline(value, color="0.5", ls=":", label=f"the clusters alone, {value:.2f}")
         ax.axvline(best, color="k", ls="--", label=f"real images, {best:.2f}")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
-    shown = [name for name in names[::-1] if name in ("auto-encoder", "conv. auto-encoder", "MLP", "conv.", "residual")]
+    kinds = {"auto-encoder", "conv. auto-encoder", "MLP", "conv.", "residual", names[-1]}
+    shown = [name for name in names[::-1] if name in kinds]
     show_rows(axes[2], [found[name].drawn[:10] for name in shown], shown, shape, "their samples from noise")
     return fig
 
@@ -1567,6 +1568,13 @@ def try_temperatures(run):
     return found
 
 
+def say_temperature(scores):
+    """Which schedule of {name: (distance, its error)} is better than T = 1 by two standard errors, if any is."""
+    (one, error), best = scores["T = 1"], min(scores, key=lambda name: scores[name][0])
+    is_better = one - scores[best][0] > 2 * math.hypot(error, scores[best][1])
+    return f"best temperature: {best}" if is_better else "no temperature is clearly better than T = 1"
+
+
 def draw_long_run(rows, shown, scores, shape, n_from_noise):
     """Quality against the chains' length, the chains themselves, and other temperatures."""
     fig, axes = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
@@ -1580,8 +1588,7 @@ def draw_long_run(rows, shown, scores, shape, n_from_noise):
     show_rows(axes[1], shown, [f"{step:.0f}" for step in steps], shape, "twelve chains", "Langevin steps from noise")
     means, errors = zip(*scores.values(), strict=True)
     axes[2].barh(list(scores), means, xerr=errors, color="tab:orange")
-    best = min(scores, key=lambda name: scores[name][0])
-    axes[2].set(title=f"best temperature: {best}", xlabel="Fréchet distance")
+    axes[2].set(title=say_temperature(scores), xlabel="Fréchet distance")
     return fig
 
 
@@ -1760,8 +1767,8 @@ def draw_frontier(energies, mixtures, whole, n_clusters):
         axes[1].plot(
             [p[0] for p in line], [p[1] for p in line], style, color="tab:orange" if "energy" in name else "0.5", label=name
         )
-        for nearest, told, k in line:
-            axes[1].annotate(str(k), (nearest, told), textcoords="offset points", xytext=(4, 5))
+        for i, (nearest, told, k) in enumerate(line):  # every other size below: near points would hide each other's
+            axes[1].annotate(str(k), (nearest, told), textcoords="offset points", xytext=(4, -13 if i % 2 else 5))
     axes[1].axhline(0.5, color="k", ls="--", label="cannot be told apart")
     axes[1].set(title="the frontier: nearer is a copy, lower is better")
     axes[1].set(xlabel="distance to the nearest training image", ylabel="two-sample accuracy")

@@ -124,6 +124,12 @@ MUTANTS = [
         "restarts from other noise than samples",
         START,
     ),
+    (
+        "is_better = one - scores[best][0] > 2 * math.hypot(error, scores[best][1])",
+        "is_better = one > scores[best][0]",
+        "a temperature called best by chance",
+        "test_a_temperature_is_better_only_beyond_two_standard_errors",
+    ),
     # the tilted mixture
     (
         "return super().forward(x, y) - self.log_q(x)",

@@ -1322,6 +1322,13 @@ def test_a_small_training_changes_what_it_is_told_and_nothing_else(run):
     assert lost.step < 3  # a divergence is a result here
 
 
+@pytest.mark.parametrize(
+    ("error", "words"), [(0.01, "best temperature: T = 1.5"), (0.05, "no temperature is clearly better")]
+)
+def test_a_temperature_is_better_only_beyond_two_standard_errors(error, words):
+    assert m.say_temperature({"T = 1": (0.2, error), "T = 0.3": (0.4, 0.0), "T = 1.5": (0.1, 0.02)}).startswith(words)
+
+
 def test_the_buffer_is_compared_with_chains_that_always_restart(run, monkeypatch):
     kinds = []
     monkeypatch.setattr(m, "small_training", lambda run, name, n, **changes: kinds.append((name, changes)))
@@ -1337,7 +1344,7 @@ def test_section_longrun_records_every_mark(tmp_path, monkeypatch):
     run = Notes(tmp_path)
     rows = [m.Mark(step, 0.1 * step, 0.01, 0.2, 0.9, -3.0) for step in (1, 5)]
     monkeypatch.setattr(m, "run_on", lambda run: (rows, [torch.zeros(12, 64)] * 2))
-    monkeypatch.setattr(m, "try_temperatures", lambda run: {"T = 1": (0.3, 0.1), "T = 0.3": (0.2, 0.1)})
+    monkeypatch.setattr(m, "try_temperatures", lambda run: {"T = 1": (0.3, 0.01), "T = 0.3": (0.2, 0.01)})
     found = {"buffer": np.array([[3.0, 2], [1, 1]]), "no buffer": np.array([[1.0, 1], [5, 7]])}
     monkeypatch.setattr(m, "with_and_without_buffer", lambda run: ([20, 400], found))
     m.section_longrun(run)
