@@ -23,11 +23,15 @@ import contextlib
 import copy
 import errno
 import functools
+import io
 import json
 import math
+import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -99,6 +103,7 @@ class Config:
     checkpoint_every: Annotated[int, "updates between two such writes"] = 500
     resume: Annotated[str, "go on from this checkpoint"] = ""
     threads: Annotated[int, "CPU threads: small matrices run no faster on several"] = 1
+    processes: Annotated[Literal[1, 2], "2: digits, longrun and proportions run ahead in a second one"] = 2
 
 
 SMOKE = {"width": 32, "n_updates": 6, "batch_size": 16, "n_chains": 32, "n_langevin": 3, "n_samples": 40, "n_seeds": 2}
@@ -508,7 +513,7 @@ def contenders(config):
     scalar = {"learning_rate": config.learning_rate / 4}
 
     def contender(trunk, share, sigma, changes):
-        energy = Energy(trunk, sigma, label_biases(trunk, d, config.n_clusters))
+        energy = Energy(trunk, sigma, label_biases(trunk, d, config.n_clusters)).to(memory_format=torch.channels_last)
         return Contender(energy, max(int(share * n), 2), changes)
 
     return {
@@ -2129,6 +2134,67 @@ SECTIONS = {
     "scale": section_scale,
 }
 
+AHEAD = ("digits", "longrun", "proportions")  # they share a training
+
+
+def go_ahead(pipe, config, seed, device, out):
+    """In the second process: run the sections AHEAD in silence, and send of each what it printed, its metrics, and the error
+    that ended it, or None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the first process, and that one this, by a
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # SIGTERM: no half a file stays behind
+    first = multiprocessing.parent_process()
+    threading.Thread(target=lambda: first.join() or os._exit(1), daemon=True).start()  # should the first be killed
+    torch.set_num_threads(config.threads)
+    plt.switch_backend("agg")
+    run = Run(config, seed, device, out, show=False)
+    for run.section in AHEAD:
+        run.metrics, text, error = {}, io.StringIO(), None
+        torch.manual_seed(seed)
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            try:
+                SECTIONS[run.section](run)
+            except (Exception, SystemExit) as end:
+                error = end
+        pipe.send((text.getvalue(), run.metrics, error))
+        if error:
+            return
+
+
+def tell(pipe, run):
+    """A section that ran ahead: print and record what the second process sends of it."""
+    try:
+        text, metrics, error = pipe.recv()
+    except EOFError:
+        sys.exit("the second process was ended from outside; --processes 1 does without it")
+    echo(text.rstrip("\n"))
+    run.metrics |= metrics
+    if error:
+        raise error
+
+
+@contextlib.contextmanager
+def second_process():
+    """Where all sections run on a CPU, let a second process run those AHEAD meanwhile. Each has its own seed, so all numbers
+    are what they are without it, and stand where they would."""
+    args, config = parse_args()
+    if args.section != "all" or args.device != "cpu" or args.show or config.processes == 1 or not set(AHEAD) < set(SECTIONS):
+        yield
+        return
+    context = multiprocessing.get_context("spawn")  # as on every platform
+    ours, theirs = context.Pipe(duplex=False)
+    other = context.Process(target=go_ahead, args=(theirs, config, args.seed, args.device, args.out), daemon=True)
+    heed = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a Ctrl-C while it starts is not for it either
+    other.start()
+    signal.signal(signal.SIGINT, heed)
+    theirs.close()
+    for name in AHEAD:
+        SECTIONS[name] = functools.update_wrapper(functools.partial(tell, ours), SECTIONS[name])
+    try:
+        yield
+    finally:
+        other.terminate()
+        other.join()
+
 
 @contextlib.contextmanager
 def joined_ranks():
@@ -2364,11 +2430,11 @@ def main(argv=None):
             plt.switch_backend(backend)
 
 
-# Differs from 01_ebm_foundations.py: __main__ - under torchrun the processes train together
+# Differs from 01_ebm_foundations.py: __main__ - under torchrun the processes train together, else a second one helps
 if __name__ == "__main__" and not in_notebook():  # in a notebook, call main(["--section", "..."]) yourself
     getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # a console that cannot print a folder's name
     try:
-        with joined_ranks():
+        with joined_ranks(), second_process():
             main()
     except KeyboardInterrupt:
         sys.exit("interrupted")

@@ -475,4 +475,23 @@ MUTANTS = [
         "chains of other clusters after --resume",
         CHECKPOINT,
     ),
+    # a second process
+    (
+        "        run.metrics, text, error = {}, io.StringIO(), None\n        torch.manual_seed(seed)",
+        "        run.metrics, text, error = {}, io.StringIO(), None",
+        "other numbers in a whole run than in a section alone",
+        "test_what_runs_ahead_draws_from_its_own_seed_and_an_error_ends_it",
+    ),
+    (
+        "    if error:\n        raise error\n",
+        "",
+        "an error of the second process that nobody hears of",
+        "test_what_ran_ahead_is_printed_and_recorded_in_its_place",
+    ),
+    (
+        "    run.metrics |= metrics\n",
+        "",
+        "numbers that are printed and not recorded",
+        "test_what_ran_ahead_is_printed_and_recorded_in_its_place",
+    ),
 ]

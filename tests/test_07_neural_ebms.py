@@ -1840,6 +1840,64 @@ def test_a_world_size_that_something_else_left_behind_joins_nobody(size, said, m
     assert ("it runs alone" in capsys.readouterr().out) == said
 
 
+# Running ahead in a second process
+
+
+def test_what_runs_ahead_draws_from_its_own_seed_and_an_error_ends_it(tmp_path, monkeypatch):
+    """The mistakes: a stream or metrics that go on from one section to the next, and work after an end."""
+
+    def section(run):
+        run.metric("drawn", torch.rand(()))
+
+    def lost(run):
+        m.echo("so far")
+        sys.exit("lost")
+
+    monkeypatch.setattr(m, "SECTIONS", {"digits": section, "longrun": section, "proportions": lost})
+    monkeypatch.setattr(m, "AHEAD", ("digits", "longrun", "proportions", "never reached"))
+    monkeypatch.setattr(m.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(m.multiprocessing, "parent_process", lambda: types.SimpleNamespace(join=lambda: True))
+    ours, theirs = m.multiprocessing.Pipe(duplex=False)
+    with torch.random.fork_rng():
+        m.go_ahead(theirs, tiny(), 5, "cpu", tmp_path)
+        drawn = torch.manual_seed(5) and torch.rand(()).item()
+    for name in ("digits", "longrun"):
+        text, metrics, error = ours.recv()
+        assert metrics == {f"{name}/drawn": {"value": drawn}}
+        assert text.startswith("  drawn ")
+        assert error is None
+    text, metrics, error = ours.recv()
+    assert (text, metrics, str(error)) == ("so far\n", {}, "lost")
+
+
+def test_what_ran_ahead_is_printed_and_recorded_in_its_place(run, capsys):
+    """The mistake: an error of the second process that nobody hears of."""
+    ours, theirs = m.multiprocessing.Pipe(duplex=False)
+    run.metrics = {"loop/a": {"value": 1.0}}
+    theirs.send(("  a line\n", {"digits/b": {"value": 2.0}}, None))
+    theirs.send(("", {}, SystemExit("lost")))
+    theirs.close()
+    m.tell(ours, run)
+    assert capsys.readouterr().out == "  a line\n"
+    assert list(run.metrics) == ["loop/a", "digits/b"]
+    with pytest.raises(SystemExit, match="^lost$"):
+        m.tell(ours, run)
+    with pytest.raises(SystemExit, match="--processes 1"):
+        m.tell(ours, run)
+
+
+@pytest.mark.parametrize("alone", [["--section", "digits"], ["--processes", "1"], ["torchrun"]])
+def test_no_second_process_where_it_has_nothing_to_do(alone, tmp_path, monkeypatch):
+    if alone == ["torchrun"]:
+        monkeypatch.setattr(m, "SECTIONS", {"digits": m.section_digits})
+        alone = []
+    monkeypatch.setattr(sys, "argv", ["07", "--device", "cpu", "--out", str(tmp_path), *alone])
+    monkeypatch.setattr(m.multiprocessing, "get_context", lambda _: pytest.fail("it starts one"))
+    sections = dict(m.SECTIONS)
+    with m.second_process():
+        assert sections == m.SECTIONS
+
+
 # 9. Scale: two processes
 
 WORKER = """
