@@ -8,7 +8,7 @@ of the model (module 01), and Langevin dynamics draws those samples, from chains
     E(x) = |x - g(x)|²/(2σ²)                          g a small network: the shape that learns fastest here,   (3)
     p(x) = Σₖ πₖ exp(-E(x, k))/Zₖ                     clusters k of the data, and the share πₖ of each.        (4)
 
-Run      python 07_neural_ebms.py                 all sections, about eight minutes on one CPU core
+Run      python 07_neural_ebms.py                 all sections, about four minutes on two CPU cores
          python 07_neural_ebms.py --section digits --show
          python 07_neural_ebms.py --section digits --dataset mnist --checkpoint mnist.pt
          torchrun --nproc_per_node=2 07_neural_ebms.py      the section digits, each process with its own chains
@@ -2134,12 +2134,26 @@ SECTIONS = {
     "scale": section_scale,
 }
 
-AHEAD = ("digits", "longrun", "proportions")  # they share a training
+AHEAD = ("digits", "longrun", "proportions")  # they share a training: a second process runs them from the beginning
+MEANWHILE = ("ablations", "conditional")  # what the first one does while it waits for them
+
+
+def quietly(run, name):
+    """Run a section out of its turn. Its report: what it printed, its metrics, and the error that ended it, or None."""
+    text, error, turn = io.StringIO(), None, (run.section, run.metrics)
+    run.section, run.metrics = name, {}
+    torch.manual_seed(run.seed)
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            SECTIONS[name](run)
+        except (Exception, SystemExit) as end:
+            error = end
+    metrics, (run.section, run.metrics) = run.metrics, turn
+    return text.getvalue(), metrics, error
 
 
 def go_ahead(pipe, config, seed, device, out):
-    """In the second process: run the sections AHEAD in silence, and send of each what it printed, its metrics, and the error
-    that ended it, or None."""
+    """The second process: send the reports of the sections AHEAD, up to one that an error ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the first process, and that one this, by a
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # SIGTERM: no half a file stays behind
     first = multiprocessing.parent_process()
@@ -2147,25 +2161,27 @@ def go_ahead(pipe, config, seed, device, out):
     torch.set_num_threads(config.threads)
     plt.switch_backend("agg")
     run = Run(config, seed, device, out, show=False)
-    for run.section in AHEAD:
-        run.metrics, text, error = {}, io.StringIO(), None
-        torch.manual_seed(seed)
-        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-            try:
-                SECTIONS[run.section](run)
-            except (Exception, SystemExit) as end:
-                error = end
-        pipe.send((text.getvalue(), run.metrics, error))
-        if error:
+    for name in AHEAD:
+        report = quietly(run, name)
+        pipe.send(report)
+        if report[-1]:
             return
 
 
-def tell(pipe, run):
-    """A section that ran ahead: print and record what the second process sends of it."""
-    try:
-        text, metrics, error = pipe.recv()
-    except EOFError:
-        sys.exit("the second process was ended from outside; --processes 1 does without it")
+def in_turn(name, section, pipe, early, run):
+    """A section's turn: where it ran before, print and record its report, from the `pipe` or among the `early` ones."""
+    if name in AHEAD:
+        for other in MEANWHILE:
+            if other not in early and not pipe.poll():
+                early[other] = quietly(run, other)
+        try:
+            early[name] = pipe.recv()
+        except (EOFError, OSError):
+            sys.exit("the second process was ended from outside; --processes 1 does without it")
+    if name not in early:
+        section(run)
+        return
+    text, metrics, error = early[name]
     echo(text.rstrip("\n"))
     run.metrics |= metrics
     if error:
@@ -2174,8 +2190,8 @@ def tell(pipe, run):
 
 @contextlib.contextmanager
 def second_process():
-    """Where all sections run on a CPU, let a second process run those AHEAD meanwhile. Each has its own seed, so all numbers
-    are what they are without it, and stand where they would."""
+    """Where all sections run on a CPU, share them out between two processes. Each section has its own seed, so all numbers
+    are what one process finds, and stand where they would."""
     args, config = parse_args()
     if args.section != "all" or args.device != "cpu" or args.show or config.processes == 1 or not set(AHEAD) < set(SECTIONS):
         yield
@@ -2187,8 +2203,10 @@ def second_process():
     other.start()
     signal.signal(signal.SIGINT, heed)
     theirs.close()
-    for name in AHEAD:
-        SECTIONS[name] = functools.update_wrapper(functools.partial(tell, ours), SECTIONS[name])
+    early = {}
+    for name in AHEAD + MEANWHILE:
+        turn = functools.partial(in_turn, name, SECTIONS[name], ours, early)
+        SECTIONS[name] = functools.update_wrapper(turn, SECTIONS[name])
     try:
         yield
     finally:

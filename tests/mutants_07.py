@@ -477,8 +477,8 @@ MUTANTS = [
     ),
     # a second process
     (
-        "        run.metrics, text, error = {}, io.StringIO(), None\n        torch.manual_seed(seed)",
-        "        run.metrics, text, error = {}, io.StringIO(), None",
+        "    run.section, run.metrics = name, {}\n    torch.manual_seed(run.seed)",
+        "    run.section, run.metrics = name, {}",
         "other numbers in a whole run than in a section alone",
         "test_what_runs_ahead_draws_from_its_own_seed_and_an_error_ends_it",
     ),
@@ -486,12 +486,12 @@ MUTANTS = [
         "    if error:\n        raise error\n",
         "",
         "an error of the second process that nobody hears of",
-        "test_what_ran_ahead_is_printed_and_recorded_in_its_place",
+        "test_what_ran_before_its_turn_is_printed_and_recorded_in_it",
     ),
     (
         "    run.metrics |= metrics\n",
         "",
         "numbers that are printed and not recorded",
-        "test_what_ran_ahead_is_printed_and_recorded_in_its_place",
+        "test_what_ran_before_its_turn_is_printed_and_recorded_in_it",
     ),
 ]

@@ -1870,20 +1870,51 @@ def test_what_runs_ahead_draws_from_its_own_seed_and_an_error_ends_it(tmp_path, 
     assert (text, metrics, str(error)) == ("so far\n", {}, "lost")
 
 
-def test_what_ran_ahead_is_printed_and_recorded_in_its_place(run, capsys):
-    """The mistake: an error of the second process that nobody hears of."""
-    ours, theirs = m.multiprocessing.Pipe(duplex=False)
-    run.metrics = {"loop/a": {"value": 1.0}}
-    theirs.send(("  a line\n", {"digits/b": {"value": 2.0}}, None))
+def test_what_ran_before_its_turn_is_printed_and_recorded_in_it(run, capsys, monkeypatch):
+    """The mistakes: an error of the second process that nobody hears of, a section that runs twice, or out of its place."""
+    (ours, theirs), early, ran = m.multiprocessing.Pipe(duplex=False), {}, []
+
+    def conditional(run):
+        ran.append(run.section)
+        run.metric("c", torch.rand(()))
+
+    def take_turn(name):
+        run.section = name
+        m.in_turn(name, conditional, ours, early, run)
+
+    monkeypatch.setattr(m, "MEANWHILE", ("conditional", "ablations"))
+    monkeypatch.setattr(
+        m, "SECTIONS", {"conditional": conditional, "ablations": lambda _: theirs.send(("  late", {}, None))}
+    )
+    torch.manual_seed(run.seed)
+    drawn = torch.rand(()).item()
+    with torch.random.fork_rng():
+        take_turn("longrun")  # which arrives only when both others are done
+        assert (ran, capsys.readouterr().out, run.metrics) == (["conditional"], "  late\n", {})
+        assert set(early) == {*m.MEANWHILE, "longrun"}
+        theirs.send(("  a line\n", {"digits/b": {"value": 2.0}}, None))
+        take_turn("digits")
+        take_turn("conditional")
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[0], lines[1][:4], ran) == (2, "  a line", "  c ", ["conditional"])
+    assert run.metrics == {"digits/b": {"value": 2.0}, "conditional/c": {"value": drawn}}
+    assert list(run.metrics) == ["digits/b", "conditional/c"]
     theirs.send(("", {}, SystemExit("lost")))
     theirs.close()
-    m.tell(ours, run)
-    assert capsys.readouterr().out == "  a line\n"
-    assert list(run.metrics) == ["loop/a", "digits/b"]
     with pytest.raises(SystemExit, match="^lost$"):
-        m.tell(ours, run)
+        take_turn("digits")
     with pytest.raises(SystemExit, match="--processes 1"):
-        m.tell(ours, run)
+        take_turn("digits")
+
+
+def test_what_did_not_run_before_its_turn_runs_in_it(run):
+    """The mistake: a section that is left out where the second process was faster."""
+    (ours, theirs), ran = m.multiprocessing.Pipe(duplex=False), []
+    theirs.send(("", {}, None))
+    m.in_turn("digits", ran.append, ours, {}, run)
+    assert ran == []
+    m.in_turn("ablations", ran.append, ours, {}, run)
+    assert ran == [run]
 
 
 @pytest.mark.parametrize("alone", [["--section", "digits"], ["--processes", "1"], ["torchrun"]])
