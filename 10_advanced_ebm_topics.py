@@ -42,6 +42,8 @@ if os.environ.get("MPLBACKEND", "").startswith("module://") and "ipykernel" not 
 import matplotlib.pyplot as plt
 import numpy as np
 import scipy.linalg
+import scipy.optimize
+import scipy.special
 import scipy.stats
 import torch
 from scipy.integrate import quad
@@ -2555,7 +2557,7 @@ def section_composition(run):
 
 
 # %% 6. Directions
-# Eight ideas of the last years, each as a small experiment with a number beside its reference, and with what is not settled.
+# Nine ideas of the last years, each as a small experiment with a number beside its reference, and with what is not settled.
 # A `Side` of networks (several trained at once) serves two of them.
 
 
@@ -2800,6 +2802,96 @@ def draw_equilibrium(ax, found):
     best = np.abs(found.entropy - found.data).argmin()
     ax.set(title=f"A static field: entropy right at step {best}, samples {found.distance:.2f} off (KS)", xlabel="steps")
     ax.set(ylabel="entropy (nats)", yscale="symlog")
+    ax.legend()
+
+
+# Energy matching (Balcerak et al. 2025). One potential V is to do two things: far from the data its slope is a velocity that
+# brings noise there in unit time, and at the data exp(-V/ε) is their density. With x₁ the optimal-transport partner of the
+# noise x₀ (in one dimension the one of the same quantile) and t uniform in [0, 1],
+#     J(V) = E|V'(x_t) + x₁ - x₀|² + λ (E V(x₁)/ε + log ∫ exp(-V/ε) dx),        x_t = (1 - t) x₀ + t x₁,
+# which is flow matching without a clock (so even arrival is not exact), and the negative log likelihood at temperature ε.
+# Both are convex in V: at λ = 0 the best slope is -E[x₁ - x₀ | x_t], for large λ the best V is -ε log p. On a grid it is
+# found for every λ, and no network blurs the picture. Does one V do both?
+
+
+def two_bumps(f):
+    """f, a function of scipy.stats.norm such as its cdf, of .3 N(-2, .25²) + .7 N(1.5, .35²): y (B,) -> (B,)."""
+    return lambda y: f(np.asarray(y)[:, None], (-2.0, 1.5), (0.25, 0.35)) @ (0.3, 0.7)
+
+
+def transport_slopes(axis, x0, x1, n_times=100):
+    """For each cell of an even axis (N + 1,) the chance (N,) that x_t is in it, and the mean there of x₀ - x₁ (N,), for
+    partners x0 (n,) and x1 (n,)."""
+    t = (np.arange(n_times)[:, None] + 0.5) / n_times
+    at, back = ((1 - t) * x0 + t * x1).ravel(), np.tile(x0 - x1, n_times)
+    count, total = np.histogram(at, axis)[0], np.histogram(at, axis, weights=back)[0]
+    return count / len(at), total / np.maximum(count, 1)
+
+
+def matching_loss(slopes, width, share, target, p, weight, epsilon):
+    """J, but for a constant, and its gradient in the slopes (N,) of V in cells of this width; p (N + 1,) is the data's mass
+    at the axis' points, `share` and `target` (N,) are those of transport_slopes, and `weight` is λ."""
+    v, off = np.r_[0, width * slopes.cumsum()], slopes - target
+    log_q = -v / epsilon - scipy.special.logsumexp(-v / epsilon)
+    push = weight * (p - np.exp(log_q)) / epsilon  # in V at each point, which is a sum of the slopes before it
+    return share @ off**2 - weight * p @ log_q, 2 * share * off + width * push[::-1].cumsum()[::-1][1:]
+
+
+def arrive_and_stay(axis, slopes, n, epsilon, n_steps, step_size=6e-4):
+    """Ends (n,) of even quantiles of N(0, 1) after unit time along -V', and after Langevin steps on V/ε from there."""
+    middle, y = (axis[1:] + axis[:-1]) / 2, scipy.stats.norm.ppf((np.arange(n) + 0.5) / n)
+    for _ in range(100):
+        y = y - np.interp(y, middle, slopes) / 100
+    arrived = y
+    for noise in to_numpy(torch.randn(n_steps, n, dtype=torch.float64)):
+        y = y - step_size / 2 * np.interp(y, middle, slopes) / epsilon + step_size**0.5 * noise
+    return arrived, y
+
+
+class Matched(NamedTuple):
+    """A potential: KL (nats) from the data to exp(-V/ε); how far samples are off (Kolmogorov-Smirnov) that arrived, and that
+    then moved by Langevin; and what exact samples keep below with 95 %."""
+
+    kl: float
+    arrived: float
+    stayed: float
+    allowed: float
+
+
+def measure_matching(run, weights=(0, 0.01, 0.1, 1, 10), epsilon=0.1, n=4000):
+    """{λ: Matched}, each with the best V on a grid."""
+    axis, quantiles, found = np.linspace(-4, 4, 161), (np.arange(1000) + 0.5) / 1000, {}
+    width, cdf, fine = axis[1] - axis[0], two_bumps(scipy.stats.norm.cdf), np.linspace(-5, 5, 20001)
+    x0, x1, p = scipy.stats.norm.ppf(quantiles), np.interp(quantiles, cdf(fine), fine), two_bumps(scipy.stats.norm.pdf)(axis)
+    (share, target), p = transport_slopes(axis, x0, x1), p / p.sum()
+    for weight in weights:
+        settings, options = (width, share, target, p, weight, epsilon), {"maxiter": run.config.n_small}
+        slopes = scipy.optimize.minimize(matching_loss, target, settings, "L-BFGS-B", jac=True, options=options).x
+        kl = matching_loss(slopes, width, 0 * share, target, p, 1, epsilon)[0] - scipy.stats.entropy(p)
+        ends = arrive_and_stay(axis, slopes, n, epsilon, run.config.n_descent // 25)
+        off = [scipy.stats.kstest(y, cdf).statistic for y in ends]
+        found[weight] = Matched(kl, *off, scipy.stats.kstwo.ppf(0.95, n))
+    return found
+
+
+def record_matching(run, found):
+    """Transport alone, and the one with the most of the likelihood."""
+    for weight in (min(found), max(found)):
+        name, m = f"matching, weight {weight}", found[weight]
+        run.metric(f"{name}: KL (nats)", m.kl, None, ("the data", 0))
+        for when, off in (("arrived", m.arrived), ("later", m.stayed)):
+            run.metric(f"{name}, {when}: KS distance", off, None, ("exact samples, 95 %", m.allowed))
+
+
+def draw_matching(ax, found):
+    """How far samples are off, on arrival and later, against the weight of the likelihood."""
+    places, names = range(len(found)), {"arrived": "after unit time along -V'", "stayed": "and Langevin steps at ε"}
+    for (field, name), colour in zip(names.items(), ("tab:blue", "tab:orange"), strict=True):
+        ax.semilogy(places, [getattr(m, field) for m in found.values()], "o-", color=colour, label=name)
+    ax.axhline(found[0].allowed, color="k", ls="--", label="exact samples, 95 %")
+    ax.set_xticks(places, [f"{weight:g}" for weight in found])
+    title = f"Energy matching: arrives ({found[0].arrived:.2f} off) or stays ({found[max(found)].stayed:.2f})"
+    ax.set(title=title, xlabel="weight λ of the likelihood", ylabel="samples off (KS)")
     ax.legend()
 
 
@@ -3197,6 +3289,10 @@ DIRECTIONS = {
         measure_equilibrium, record_equilibrium, draw_equilibrium, "Wang & Du 2025",
         "when to stop is part of the model; what density its samples then have is open",
     ),
+    "energy matching": Direction(
+        measure_matching, record_matching, draw_matching, "Balcerak et al. 2025",
+        "a slope that carries to the data does not hold them there: how to weigh the two, and where, is open",
+    ),
     "no data": Direction(
         measure_without_data, record_without_data, draw_without_data, "Akhound-Sadegh et al. 2024",
         "the weights degenerate as dimension and noise grow; molecules of practical size are beyond it so far",
@@ -3221,9 +3317,10 @@ DIRECTIONS = {
 
 
 def section_directions(run):
-    """Eight ideas of the last years, each with one number beside its reference and with what is not settled."""
-    figures = [plt.subplots(2, 2, figsize=(11, 8), layout="constrained") for _ in range(2)]
-    axes = [ax for _, grid in figures for ax in grid.flat]
+    """Nine ideas of the last years, each with one number beside its reference and with what is not settled."""
+    figures = [plt.subplots(rows, 2, figsize=(11, 4 * rows), layout="constrained") for rows in (2, 3)]
+    *axes, spare = (ax for _, grid in figures for ax in grid.flat)
+    spare.remove()
     for ax, direction in zip(axes, DIRECTIONS.values(), strict=True):
         found = direction.measure(run)
         direction.record(run, found)

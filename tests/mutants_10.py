@@ -248,6 +248,9 @@ TOKENS = SECOND_HALF + "test_tokens_drawn_one_by_one_have_the_energys_law"
 DUAL = SECOND_HALF + "test_both_slopes_of_minus_log_p_are_where_the_dual_losses_are_least"
 FIELD = SECOND_HALF + "test_the_static_field_is_the_mean_of_c_times_noise_minus_data"
 DESCENT = SECOND_HALF + "test_descent_changes_the_entropy_by_the_logarithm_of_the_maps_slope"
+CARRIED = SECOND_HALF + "test_the_potential_of_transport_has_the_mean_velocity_of_those_who_pass"
+MATCHING = SECOND_HALF + "test_the_loss_of_energy_matching_is_j_and_has_its_gradient"
+STAYED = SECOND_HALF + "test_samples_arrive_along_the_slope_and_stay_as_temperature_says"
 NO_DATA = SECOND_HALF + "test_the_score_without_data_is_the_slope_of_the_diffused_density_and_its_bias_is_known"
 ROOTS = SECOND_HALF + "test_descent_finds_both_roots_and_contracts_as_the_curvature_says"
 TRAINED = SECOND_HALF + "test_regression_is_trained_to_the_mean_and_an_energy_to_both_roots"
@@ -380,6 +383,30 @@ MUTANTS += [
         "np.log(np.abs(1 + rate * slopes[cell])).mean()",
         "the entropy of a map that climbs",
         DESCENT,
+    ),
+    (
+        "np.tile(x0 - x1, n_times)",
+        "np.tile(x1 - x0, n_times)",
+        "a potential whose slope carries data to noise",
+        CARRIED,
+    ),
+    (
+        "push = weight * (p - np.exp(log_q)) / epsilon",
+        "push = weight * (np.exp(log_q) - p) / epsilon",
+        "a potential that is low where there is no data",
+        MATCHING,
+    ),
+    (
+        "np.interp(y, middle, slopes) / epsilon + step_size**0.5",
+        "np.interp(y, middle, slopes) + step_size**0.5",
+        "samples of exp(-V) for exp(-V/epsilon)",
+        STAYED,
+    ),
+    (
+        "scipy.stats.entropy(p)\n",
+        "0\n",
+        "a cross entropy for a divergence",
+        SECOND_HALF + "test_one_potential_arrives_without_likelihood_and_stays_with_much_of_it",
     ),
     (
         "tilted_wells(y + t**0.5 * torch.randn(n, k, dtype=torch.float64))",

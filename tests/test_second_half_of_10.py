@@ -12,6 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.optimize
+import scipy.stats
 import torch
 from conftest import MODULES, load
 
@@ -350,6 +352,58 @@ def test_after_long_a_descent_all_samples_are_at_the_fields_zeros():
     assert 0.05 < found.distance < 0.2  # an entropy that is right is not yet a density that is
     field = m.equilibrium_field(torch.tensor(found.zeros), torch.tensor([-1.0, 1.0]).double(), 0.04)
     assert field.abs().max() < 1e-4
+
+
+def test_the_potential_of_transport_has_the_mean_velocity_of_those_who_pass():
+    """The mistakes: a velocity that leads back, t and 1 - t exchanged, cells shifted by one."""
+    axis, x0 = np.linspace(-4, 4, 81), scipy.stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
+    share, target = m.transport_slopes(axis, x0, x0 + 1.5)  # all move at the same speed
+    assert target[share > 0] == pytest.approx(-1.5)
+    between = scipy.integrate.quad(lambda t: np.diff(scipy.stats.norm.cdf(axis[[30, 31]] - 1.5 * t)).item(), 0, 1)[0]
+    assert share[30] == pytest.approx(between, rel=0.02)
+    share, target = m.transport_slopes(axis, x0, 3 * x0)  # x_t = (1 + 2 t) x0 passes x at speed 2 x/(1 + 2 t)
+    x = (axis[60] + axis[61]) / 2
+    law = lambda t: scipy.stats.norm.pdf(x / (1 + 2 * t)) / (1 + 2 * t)  # noqa: E731
+    speed = scipy.integrate.quad(lambda t: law(t) * 2 * x / (1 + 2 * t), 0, 1)[0] / scipy.integrate.quad(law, 0, 1)[0]
+    assert target[60] == pytest.approx(-speed, rel=0.01)
+
+
+def test_the_loss_of_energy_matching_is_j_and_has_its_gradient():
+    """The mistakes: a likelihood with its sign flipped, a lost epsilon, a slope that moves the points before it."""
+    rng = np.random.default_rng(0)
+    slopes, target = rng.normal(size=(2, 12))
+    share, p = rng.dirichlet(np.ones(12)), rng.dirichlet(np.ones(13))
+    v, settings = np.r_[0, 0.3 * slopes.cumsum()], (0.3, share, target, p, 0.7, 0.4)
+    j = (share * (slopes - target) ** 2).sum() + 0.7 * ((p * v).sum() / 0.4 + math.log(np.exp(-v / 0.4).sum()))
+    loss, gradient = m.matching_loss(slopes, *settings)
+    assert loss == pytest.approx(j)
+    assert gradient == pytest.approx(
+        scipy.optimize.approx_fprime(slopes, lambda s: m.matching_loss(s, *settings)[0]), abs=1e-6
+    )
+
+
+def test_samples_arrive_along_the_slope_and_stay_as_temperature_says():
+    """The mistakes: to climb, noise that is not that of the temperature."""
+    axis, n = np.linspace(-6, 6, 241), 4000
+    middle = (axis[1:] + axis[:-1]) / 2
+    torch.manual_seed(0)
+    arrived, stayed = m.arrive_and_stay(axis, 0.5 * middle, n, 0.4, 4000, step_size=0.01)
+    assert arrived == pytest.approx(0.995**100 * scipy.stats.norm.ppf((np.arange(n) + 0.5) / n), abs=1e-9)
+    curvature = 0.5 / 0.4
+    exact = 1 / (curvature * (1 - 0.01 * curvature / 4))  # of Langevin's own stationary law
+    chi2 = n * np.mean(stayed**2) / exact
+    assert scipy.stats.chi2.ppf(1e-4, n) < chi2 < scipy.stats.chi2.ppf(1 - 1e-4, n)
+
+
+def test_one_potential_arrives_without_likelihood_and_stays_with_much_of_it():
+    mass = scipy.integrate.quad(lambda y: m.two_bumps(scipy.stats.norm.pdf)([y]).item(), -4, 4, points=(-2, 1.5))[0]
+    assert mass == pytest.approx(1)
+    found = m.measure_matching(Notes(n_small=500, n_descent=25_000), weights=(0, 10))
+    transport, both = found[0], found[10]
+    assert transport.arrived < 0.1 < 0.4 < transport.stayed
+    assert both.stayed < 0.04 < 0.3 < both.arrived
+    assert both.kl < 0.005 < 1 < transport.kl
+    assert both.allowed == pytest.approx(1.358 / 4000**0.5, rel=0.01)
 
 
 def test_the_score_without_data_is_the_slope_of_the_diffused_density_and_its_bias_is_known():
