@@ -2814,7 +2814,7 @@ def draw_equilibrium(ax, found):
 # found for every λ, and no network blurs the picture. Does one V do both?
 
 
-def two_bumps(f):
+def uneven_pair(f):
     """f, a function of scipy.stats.norm such as its cdf, of .3 N(-2, .25²) + .7 N(1.5, .35²): y (B,) -> (B,)."""
     return lambda y: f(np.asarray(y)[:, None], (-2.0, 1.5), (0.25, 0.35)) @ (0.3, 0.7)
 
@@ -2861,8 +2861,12 @@ class Matched(NamedTuple):
 def measure_matching(run, weights=(0, 0.01, 0.1, 1, 10), epsilon=0.1, n=4000):
     """{λ: Matched}, each with the best V on a grid."""
     axis, quantiles, found = np.linspace(-4, 4, 161), (np.arange(1000) + 0.5) / 1000, {}
-    width, cdf, fine = axis[1] - axis[0], two_bumps(scipy.stats.norm.cdf), np.linspace(-5, 5, 20001)
-    x0, x1, p = scipy.stats.norm.ppf(quantiles), np.interp(quantiles, cdf(fine), fine), two_bumps(scipy.stats.norm.pdf)(axis)
+    width, cdf, fine = axis[1] - axis[0], uneven_pair(scipy.stats.norm.cdf), np.linspace(-5, 5, 20001)
+    x0, x1, p = (
+        scipy.stats.norm.ppf(quantiles),
+        np.interp(quantiles, cdf(fine), fine),
+        uneven_pair(scipy.stats.norm.pdf)(axis),
+    )
     (share, target), p = transport_slopes(axis, x0, x1), p / p.sum()
     for weight in weights:
         settings, options = (width, share, target, p, weight, epsilon), {"maxiter": run.config.n_small}

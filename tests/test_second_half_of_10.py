@@ -396,7 +396,7 @@ def test_samples_arrive_along_the_slope_and_stay_as_temperature_says():
 
 
 def test_one_potential_arrives_without_likelihood_and_stays_with_much_of_it():
-    mass = scipy.integrate.quad(lambda y: m.two_bumps(scipy.stats.norm.pdf)([y]).item(), -4, 4, points=(-2, 1.5))[0]
+    mass = scipy.integrate.quad(lambda y: m.uneven_pair(scipy.stats.norm.pdf)([y]).item(), -4, 4, points=(-2, 1.5))[0]
     assert mass == pytest.approx(1)
     found = m.measure_matching(Notes(n_small=500, n_descent=25_000), weights=(0, 10))
     transport, both = found[0], found[10]
