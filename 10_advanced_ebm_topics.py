@@ -2860,14 +2860,10 @@ class Matched(NamedTuple):
 
 def measure_matching(run, weights=(0, 0.01, 0.1, 1, 10), epsilon=0.1, n=4000):
     """{λ: Matched}, each with the best V on a grid."""
-    axis, quantiles, found = np.linspace(-4, 4, 161), (np.arange(1000) + 0.5) / 1000, {}
-    width, cdf, fine = axis[1] - axis[0], uneven_pair(scipy.stats.norm.cdf), np.linspace(-5, 5, 20001)
-    x0, x1, p = (
-        scipy.stats.norm.ppf(quantiles),
-        np.interp(quantiles, cdf(fine), fine),
-        uneven_pair(scipy.stats.norm.pdf)(axis),
-    )
-    (share, target), p = transport_slopes(axis, x0, x1), p / p.sum()
+    axis, fine, quantiles = np.linspace(-4, 4, 161), np.linspace(-5, 5, 20001), (np.arange(1000) + 0.5) / 1000
+    cdf, p = uneven_pair(scipy.stats.norm.cdf), uneven_pair(scipy.stats.norm.pdf)(axis)
+    x0, x1 = scipy.stats.norm.ppf(quantiles), np.interp(quantiles, cdf(fine), fine)
+    (share, target), p, width, found = transport_slopes(axis, x0, x1), p / p.sum(), axis[1] - axis[0], {}
     for weight in weights:
         settings, options = (width, share, target, p, weight, epsilon), {"maxiter": run.config.n_small}
         slopes = scipy.optimize.minimize(matching_loss, target, settings, "L-BFGS-B", jac=True, options=options).x
