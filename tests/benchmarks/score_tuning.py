@@ -30,7 +30,7 @@ NOISES = {  # of those that have a choice
     "score matching, one blur": (0.1, 0.2),
 }
 WIDE_RATES = (1e-2, 3e-2, 1e-1)
-WIDE_NOISES = {"energy discrepancy": (0.1, 0.25, 0.5), "denoising, one noise": (0.1, 0.2)}
+WIDE_NOISES = {"energy discrepancy": (0.1, 0.25, 0.5), "denoising, one noise": (0.05, 0.1, 0.2)}
 
 
 def plane_loss(name, trainer):
