@@ -378,8 +378,8 @@ def test_section_recovery_holds_every_exact_claim(tmp_path):
     for name, entry in run.metrics.items():
         assert entry.within is None or abs(entry.value - entry.against[1]) <= entry.within, name
     found = m.measure_recovery(run).scores
-    ladder, loop, _ = (scores.frechet for scores in found.values())
-    assert ("are nearer than" in run.said[0]) == (ladder < loop)
+    assert run.said[0].endswith(f"nearest: {m.in_words(m.nearest_of(found))}")
+    assert len(found) == 4
 
 
 # 3. Flows
@@ -489,8 +489,9 @@ def test_section_flows_holds_every_exact_claim(tmp_path):
     run = noted("flows", tmp_path)
     for name, entry in run.metrics.items():
         assert entry.within is None or abs(entry.value - entry.against[1]) <= entry.within, name
-    islands = m.measure_islands(run)
-    assert (" nearer" in run.said[0] and "not nearer" not in run.said[0]) == (islands.js[1] < islands.js[0])
+    js = m.measure_islands(run).js
+    assert run.metrics["islands, flow after contrast: JS (nats)"].against == ("the flow before", js["flow"])
+    assert f"JS from {js['flow']:.3f} to {js['flow after contrast']:.3f}" in run.said[0]
     found = m.measure_flow_digits(run)
     assert found.bits["flow"].mean() > found.bits["mixture"].mean()  # after six updates
 
