@@ -269,10 +269,10 @@ def frechet_and_sem(run, x):
     return frechet_to_test(run, x), mean_and_sem([frechet_to_test(run, part) for part in x.tensor_split(4)])[1]
 
 
-def frechet_floor(run):
-    """The distance of as many training images as are drawn: what finite sets of real images have."""
+def frechet_floor(run, n):
+    """The distance of n training images: what a finite set of real images has, the more the smaller it is."""
     x = images(run)[0]
-    return frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[: run.config.n_samples]])
+    return frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[:n]])
 
 
 def two_sample_accuracy(run, x):
@@ -530,14 +530,16 @@ def contenders(config):
 
 
 class Contest(NamedTuple):
-    """What an architecture reached: its seconds, samples (n, d), their Fréchet distance with its standard error, and the
-    two-sample accuracy."""
+    """What an architecture reached: its seconds, samples (n, d), their Fréchet distance and two-sample accuracy, each with
+    its standard error, and its updates."""
 
     seconds: float
     drawn: torch.Tensor
     frechet: float
     sem: float
     told: float
+    told_sem: float
+    n_updates: int
 
 
 def compare_architectures(run):
@@ -550,7 +552,7 @@ def compare_architectures(run):
         trainer = Trainer(energy.to(run.device), x, changed, labels).run(n_updates, name)
         seconds, n_steps = time.perf_counter() - start, max(config.n_from_noise // 6, 1)
         drawn = own_random_stream(draw)(run, trainer, n_steps, y=y, n=len(y))
-        found[name] = Contest(seconds, drawn, *frechet_and_sem(run, drawn), two_sample_accuracy(run, drawn)[0])
+        found[name] = Contest(seconds, drawn, *frechet_and_sem(run, drawn), *two_sample_accuracy(run, drawn), n_updates)
     return found
 
 
@@ -584,15 +586,33 @@ def measure_leaks(run):
     return leaks
 
 
+def hardest_to_tell(found):
+    """Names of {name: Contest}, the one with the least two-sample accuracy first, and those within two standard errors."""
+    best, *others = sorted(found, key=lambda name: found[name].told)
+    limits = {name: 2 * math.hypot(found[best].told_sem, found[name].told_sem) for name in others}
+    return [best, *(name for name in others if found[name].told - found[best].told <= limits[name])]
+
+
 def draw_architectures(found, alone, floor, shape):
     """Every architecture's distance and two-sample accuracy, and samples of each kind and of the one hardest to tell."""
     fig, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained", width_ratios=(1, 1, 1.1))
     names = sorted(found, key=lambda name: found[name].told, reverse=True)
     means, errors = zip(*((found[name].frechet, found[name].sem) for name in names), strict=True)
     axes[0].barh(names, means, xerr=errors, color="tab:orange")
-    axes[0].set(title="distance: the clusters alone do well", xlabel="Fréchet distance of samples from noise", xscale="log")
-    axes[1].barh(names, [found[name].told for name in names], color="tab:orange")
-    axes[1].set(title=f"hardest to tell: {names[-1]}", xlabel="two-sample accuracy (0.5: alike)", xlim=(0.5, 1), yticks=[])
+    nearer = sum(mean < alone.frechet for mean in means)
+    axes[0].set(
+        title=f"nearer than the clusters alone: {nearer} of {len(found)}",
+        xlabel="Fréchet distance of samples from noise",
+        xscale="log",
+    )
+    means, errors = zip(*((found[name].told, found[name].told_sem) for name in names), strict=True)
+    axes[1].barh(names, means, xerr=np.nan_to_num(errors), color="tab:orange")
+    axes[1].set(
+        title=f"hardest to tell: {', '.join(hardest_to_tell(found))}",
+        xlabel="two-sample accuracy (0.5: alike)",
+        xlim=(0.5, 1),
+        yticks=[],
+    )
     for ax, value, best in ((axes[0], alone.frechet, floor), (axes[1], alone.told, 0.5)):
         ax.axvline(value, color="0.5", ls=":", label=f"the clusters alone, {value:.2f}")
         ax.axvline(best, color="k", ls="--", label=f"real images, {best:.2f}")
@@ -604,10 +624,10 @@ def draw_architectures(found, alone, floor, shape):
 
 
 def section_architectures(run):
-    """The shape decides: energies that reconstruct learn in seconds, in which scalar networks have hardly begun."""
-    config = run.config
-    noise = frechet_to_test(run, torch.randn(config.n_samples // 2, images(run)[0].shape[1], device=run.device))
-    floor, alone = frechet_floor(run), scores_of(run, clusters_alone(run, config.n_samples // 2))
+    """What some seconds on a CPU buy each shape: energies that reconstruct, and scalar networks that have hardly begun."""
+    config, n = run.config, run.config.n_samples // 4  # as many images of each: the distance depends on it
+    noise = frechet_to_test(run, torch.randn(n, images(run)[0].shape[1], device=run.device))
+    floor, alone = frechet_floor(run, n), scores_of(run, clusters_alone(run, n))
     run.metric("pure noise: Frechet distance", noise, against=("real images", floor))
     run.metric("clusters alone: Frechet distance", alone.frechet, alone.sem, ("real images", floor))
     run.metric("clusters alone: two-sample accuracy", alone.told, alone.told_sem, ("alike", 0.5))
@@ -615,24 +635,25 @@ def section_architectures(run):
     for name, contest in found.items():
         run.metric(f"{name}: training (s)", contest.seconds)
         run.metric(f"{name}: Frechet distance", contest.frechet, contest.sem, ("clusters alone", alone.frechet))
-        run.metric(f"{name}: two-sample accuracy", contest.told, against=("clusters alone", alone.told))
+        run.metric(f"{name}: two-sample accuracy", contest.told, contest.told_sem, ("clusters alone", alone.told))
     for name, leak in measure_leaks(run).items():
         run.metric(f"neighbours move E, {name} batch norm (std)", leak, against=("a function of x alone", 0))
     run.figure(draw_architectures(found, alone, floor, SHAPES[config.dataset]), "frechet")
-    scalar, best = (
-        min(names, key=lambda name: found[name].told) for names in ([n for n in found if "auto" not in n], found)
-    )
-    run.say(f"{best} is told at {found[best].told:.2f}; the best scalar network, {scalar}, at {found[scalar].told:.2f}")
+    scalar = min((name for name in found if "auto" not in name), key=lambda name: found[name].told)
+    best = " or ".join(hardest_to_tell(found))
+    run.say(f"hardest to tell: {best}, {min(contest.told for contest in found.values()):.2f}; of the scalar networks, after "
+            f"{found[scalar].n_updates} updates, {scalar}, {found[scalar].told:.2f}")  # fmt: skip
 
 
 # %% 2. The training loop
 # Phase by phase. *Positive*: a batch of data with a little noise, which gives the model's density a width that Langevin's
 # step can follow (module 01: stable only for ε < 4 s² where a mode has standard deviation s). *Negative*: chains from the
-# replay buffer, moved by eq. (2) with the weights held still. They are data for the loss: nothing is differentiated
-# through them. *Loss*: mean E(data) - mean E(chains) + λ mean E². Its gradient is minus eq. (1); its value hovers near 0
-# whatever the model is worth, since both terms move together. *Adam* divides a gradient by its own running size, so
-# shortening gradients that are always longer than the limit (clipping at 5 here) only normalises what is normalised anyway.
-# What keeps a high rate from diverging is a warm-up: the first gradients are the largest, and chains are still noise.
+# replay buffer, moved by eq. (2) with the weights held still. They are data for the loss: nothing is differentiated through
+# them. *Loss*: mean E(data) - mean E(chains) + λ mean E². Its gradient, but for the last term, is minus eq. (1); its value
+# hovers near 0 whatever the model is worth, since both terms move together. *Adam* divides a gradient by its own running
+# size, so shortening gradients that are always longer than the limit (clipping at 5 here) only normalises what is
+# normalised anyway. Against divergence at a high rate helps a warm-up: else Adam steps at full length from the first
+# update, while chains are still noise.
 #
 # The buffer is persistent CD (Tieleman 2008; module 05), with one change: a chain restarts from noise with some probability
 # at each visit (Du & Mordatch 2019). Without it the model is never asked what lies between noise and digits, and puts
@@ -652,7 +673,7 @@ def plain_langevin(energy, x, n_steps, step_size):
 
 
 def plain_training(energy, x, n_updates=4000, n_chains=512, batch_size=64, n_langevin=20, step_size=0.01, data_noise=0.2):
-    """Maximum likelihood of images x (N, d) in [-1, 1], eq. (1); returns the average of the weights, which samples best."""
+    """Maximum likelihood of images x (N, d) in [-1, 1], eq. (1); returns the average of the weights."""
     adam, average = torch.optim.Adam(energy.parameters()), copy.deepcopy(energy)
     buffer = torch.randn(n_chains, x.shape[1])  # chains begin as noise
     for update in range(n_updates):
@@ -911,17 +932,18 @@ def draw(run, trainer, n_steps, temperature=1.0, y=None, n=None):
 
 
 def made_cold(config, temperature):
-    """Settings of the same training at another temperature: E' = T E, ε' = ε/T, and T λ' E'² = T² λ' E² as before."""
+    """Settings of the same training at another temperature: E' = T E, ε' = ε/T, λ' = λ/T, so that λ' E'² = T λ E²."""
     sigma, step_size = config.sigma / temperature**0.5, config.step_size / temperature
     return replace(config, sigma=sigma, step_size=step_size, energy_l2=config.energy_l2 / temperature)
 
 
 def denoising_db(run, energy, level, temperature=1.0):
-    """Peak signal-to-noise ratio (dB, mean over test images) after one step x - level² ∇E(x)/T from noise of that level."""
+    """Peak signal-to-noise ratio (dB) of the mean squared error, over test images, after one step x - level² ∇E(x)/T from
+    noise of that level."""
     clean = images(run)[1][: run.config.n_samples]
     noisy = clean + level * torch.randn_like(clean)
     error = (noisy - level**2 * energy.slope(noisy[None])[0] / temperature - clean).square().mean(1)
-    return (10 * (4 / error).log10()).mean().item()  # grey levels span 2
+    return (10 * (4 / error.mean()).log10()).item()  # grey levels span 2
 
 
 def theory_noisy_db(level):
@@ -1437,7 +1459,7 @@ def draw_copies_and_classes(run, drawn):
 
 def record_scores(run, scores):
     """The metrics of {name: Scores}: the energy's beside the mixture's, and those beside real images."""
-    real, floor = scores["real images"], frechet_floor(run)
+    real, floor = scores["real images"], frechet_floor(run, run.config.n_samples)
     for name, s in scores.items():
         if name != "real images":
             beside, other = ("mixture", scores["mixture"]) if name == "energy" else ("real images", real)

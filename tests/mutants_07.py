@@ -475,6 +475,18 @@ MUTANTS = [
         "chains of other clusters after --resume",
         CHECKPOINT,
     ),
+    (
+        "floor, alone = frechet_floor(run, n), scores_of",
+        "floor, alone = frechet_floor(run, config.n_samples), scores_of",
+        "a floor of more images than stand beside it",
+        "test_section_architectures_compares_with_the_clusters_alone_and_with_real_images",
+    ),
+    (
+        "limits = {name: 2 * math.hypot(found[best].told_sem, found[name].told_sem) for name in others}",
+        "limits = {name: 0 for name in others}",
+        "a winner within the noise",
+        "test_section_architectures_compares_with_the_clusters_alone_and_with_real_images",
+    ),
     # a second process
     (
         "    run.section, run.metrics = name, {}\n    torch.manual_seed(run.seed)",

@@ -490,7 +490,7 @@ def test_every_contender_is_trained_as_its_row_says_and_scored_by_samples_from_n
     for (name, _, config), (ours, contest) in zip(expected, found.items(), strict=True):
         assert name == ours
         assert contest.drawn == (energies[name].energy, config.step_size)
-        assert contest[2:] == (2.0, 0.1, 0.8)
+        assert contest[2:] == (2.0, 0.1, 0.8, 0.2, energies[name].n_updates)
 
 
 def test_clusters_alone_are_round_gaussians_with_the_clusters_shares(run):
@@ -505,7 +505,8 @@ def test_clusters_alone_are_round_gaussians_with_the_clusters_shares(run):
 def test_section_architectures_compares_with_the_clusters_alone_and_with_real_images(tmp_path, monkeypatch):
     run, alone = Notes(tmp_path), m.Scores(0.15, 0.02, 0.1, 0.99, 0.01, 1.0, 2.0)
     names = {"auto-encoder": 0.5, "conv. auto-encoder": 0.4, "MLP": 3.0, "conv.": 2.0, "residual": 4.0}
-    contests = {name: m.Contest(1.0, torch.zeros(10, 64), value, 0.1, value / 5) for name, value in names.items()}
+    contests = {name: m.Contest(1.0, torch.zeros(10, 64), value, 0.1, value / 5, 0.02, 7) for name, value in names.items()}
+    monkeypatch.setattr(m, "frechet_floor", lambda run, n: 0.05 if n == 10 else math.nan)  # as many as the samples
     monkeypatch.setattr(m, "compare_architectures", lambda run: contests)
     monkeypatch.setattr(m, "scores_of", lambda run, x: alone)
     monkeypatch.setattr(m, "measure_leaks", lambda run: {"with": 0.3, "without": 0.0})
@@ -515,9 +516,9 @@ def test_section_architectures_compares_with_the_clusters_alone_and_with_real_im
     assert run.metrics["clusters alone: Frechet distance"] == (0.15, 0.02, ("real images", noise.against[1]), None)
     for name, value in names.items():
         assert run.metrics[f"{name}: Frechet distance"] == (value, 0.1, ("clusters alone", 0.15), None)
-        assert run.metrics[f"{name}: two-sample accuracy"] == (value / 5, None, ("clusters alone", 0.99), None)
-    assert "conv. auto-encoder is told at 0.08" in run.said[0]
-    assert "conv., at 0.40" in run.said[0]
+        assert run.metrics[f"{name}: two-sample accuracy"] == (value / 5, 0.02, ("clusters alone", 0.99), None)
+    assert run.said[0].startswith("hardest to tell: conv. auto-encoder or auto-encoder, 0.08")  # .02 apart, errors .02
+    assert run.said[0].endswith("after 7 updates, conv., 0.40")
 
 
 # 2. The training loop
@@ -1123,7 +1124,7 @@ def test_section_digits_holds_the_energy_beside_the_mixture_and_the_mixture_besi
     run, scores = Notes(tmp_path), planted_scores()
     drawn = {name: torch.rand(80, 64) * 2 - 1 for name in scores}
     monkeypatch.setattr(m, "sample_and_score", lambda run: (drawn, scores))
-    monkeypatch.setattr(m, "frechet_floor", lambda run: 0.07)
+    monkeypatch.setattr(m, "frechet_floor", lambda run, n: 0.07 if n == run.config.n_samples else math.nan)
     monkeypatch.setattr(m, "drawn_at_random", lambda run: {"energy": 0.5, "mixture": 0.6})
     monkeypatch.setattr(m, "animate", lambda *_: None)
     m.section_digits(run)
