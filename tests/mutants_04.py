@@ -56,8 +56,8 @@ MUTANTS = [
         "test_forgetting_starts_at_zero_and_ends_within_counting_error",
     ),
     (
-        "against, tolerance(sem, len(found.group_errors)))\n    run.figure(draw_forgetting",
-        "against, mean)\n    run.figure(draw_forgetting",
+        "tolerance(sem, len(found.group_errors))\n    run.metric(",
+        "mean\n    run.metric(",
         "a width taken from the measured value",
         "test_section_bipartite_compares_with_the_kernels_power",
     ),
@@ -182,10 +182,28 @@ MUTANTS = [
         "test_noise_edge_and_the_checklist",
     ),
     (
-        "        rate = config.learning_rate * (1 - update / short.n_updates)\n        change",
-        "        rate = config.learning_rate\n        change",
-        "sizes of updates at the first rate",
-        "test_noise_edge_and_the_checklist",
+        "weights.get(mark + 1, weights[mark])",
+        "weights.get(2 * mark, weights[mark])",
+        "the size of many updates for that of one",
+        "test_the_checklist_sees_the_update_that_was_made_and_the_axis_of_the_data",
+    ),
+    (
+        "torch.linalg.eigh(x.T.cov().cpu())[1][:, -1]",
+        "torch.linalg.eigh(x.T.cov().cpu())[1][:, 0]",
+        "the axis along which the data vary least",
+        "test_the_checklist_sees_the_update_that_was_made_and_the_axis_of_the_data",
+    ),
+    (
+        "    return int(out.argmax()) if out.any() else len(out) - 1",
+        "    return int(out.argmax())",
+        "a value that never leaves the noise leaves it at once",
+        "test_the_checklist_sees_the_update_that_was_made_and_the_axis_of_the_data",
+    ),
+    (
+        'agree = "agree" if abs(mean - found.expected_error) <= within else "do not agree"',
+        'agree = "agree"',
+        "chains that agree whatever they do",
+        "test_section_bipartite_compares_with_the_kernels_power",
     ),
     (
         "        return ((mean < 0.01) | (mean > 0.99)).mean()",

@@ -476,6 +476,11 @@ def test_section_bipartite_compares_with_the_kernels_power(monkeypatch):
     assert within == pytest.approx(m.tolerance(sem, 2))
     assert run.metrics["log Z, one layer summed out (nats)"][3] == 1e-4
     assert "0.2" in run.sentences[0]  # 0.1 of 0.5 is left
+    assert run.sentences[0].endswith("the chains agree")
+    assert run.titles == "After 2 sweeps of block Gibbs sampling|0.2 of the distance is left|"
+    found = found._replace(group_errors=torch.tensor([0.3, 0.3]))
+    m.section_bipartite(run)
+    assert run.sentences[1].endswith("the chains do not agree")
 
 
 @pytest.mark.parametrize(("n", "errors"), [(32, 4.46), (12, 5.92), (8, 7.9), (5, 15.54)])
@@ -675,12 +680,10 @@ def test_section_training_compares_with_independent_pixels(planted, monkeypatch)
     assert "Weight decay is worth\n0.50 nats" in run.titles
 
 
-def test_noise_edge_and_the_checklist(monkeypatch):
+def test_noise_edge_and_the_checklist():
     edge = m.theory_noise_edge(300, 500, 0.01)
     assert torch.linalg.svdvals(0.01 * torch.randn(300, 500))[0].item() == pytest.approx(edge, rel=0.03)
     x = (torch.rand(30, 9) < 0.4).float()
-    rates, likelihood_gradient = [], m.likelihood_gradient
-    monkeypatch.setattr(m, "likelihood_gradient", lambda *a: rates.append(1) or likelihood_gradient(*a))
     seen = m.watch_training(x, tiny(n_updates=64, learning_rate=0.4))
     assert seen.updates == [0, 1, 2, 4, 8, 16]
     assert seen.singular_values.shape == (6, 6)
@@ -688,7 +691,24 @@ def test_noise_edge_and_the_checklist(monkeypatch):
     assert seen.update_sizes[0] > seen.update_sizes[4] > 0
     assert seen.activities.shape == (30, 6)
     activities = np.array([[0.0, 1.0, 0.5, 0.02], [0.001, 1.0, 0.5, 0.02]])
-    assert m.Checklist([], None, [], activities).dead == 0.5
+    assert m.Checklist([], None, [], [], activities).dead == 0.5
+
+
+def test_the_checklist_sees_the_update_that_was_made_and_the_axis_of_the_data(monkeypatch):
+    """Update n of this trainer adds n + 1 to row 3 of W, and the images vary most in pixel 3."""
+    x = torch.zeros(40, 9)
+    x[::2, 3], x[:3, 5], x[::7, 1] = 1, 1, 1
+    count = itertools.count(1)
+    monkeypatch.setattr(m.ContrastiveDivergence, "step", lambda self, *_: self.rbm.W[3].add_(next(count)))
+    seen = m.watch_training(x, tiny(n_updates=32))
+    assert seen.updates == [0, 1, 2, 4, 8]
+    np.testing.assert_allclose(seen.update_sizes, [seen.update_sizes[0], 2, 3 / 3, 5 / 10, 0], atol=0.05)
+    assert seen.update_sizes[0] > 20  # a whole 1 on weights of 0.01
+    np.testing.assert_allclose(seen.cosines[1:], 1, atol=0.05)
+    assert seen.cosines[0] < 0.95
+    values = np.array([[1.0, 0.9], [1.1, 1], [1.5, 1], [1, 1]])
+    assert m.first_out(m.Checklist([], values, [], [], None), 1.0) == 2
+    assert m.first_out(m.Checklist([], values, [], [], None), 2.0) == 3
 
 
 def test_section_checklist_compares_rates_and_names_the_edge(planted, monkeypatch):
@@ -697,17 +717,19 @@ def test_section_checklist_compares_rates_and_names_the_edge(planted, monkeypatc
     def fake(x, config):
         rates.append(config.learning_rate)
         values = 0.07 * np.ones((6, 9)) * np.array([1, 0.9, 1.1, 1.1, 2, 3])[:, None]
-        return m.Checklist([0, 1, 2, 4, 8, 13], values, [0.5, 0.4, 0.3, 0.1, 0.2, 0.0], np.full((4, 16), 0.5))
+        cosines = [0.1, 0.2, 0.3, 0.4, 0.5 + 0.4 * (config.learning_rate < 0.1), 0.6]
+        return m.Checklist([0, 1, 2, 4, 8, 13], values, cosines, [0.5, 0.4, 0.3, 0.1, 0.2, 0.0], np.full((4, 16), 0.5))
 
     monkeypatch.setattr(m, "watch_training", fake)
     m.section_checklist(run)
     np.testing.assert_allclose(rates, np.multiply(run.config.learning_rate, [1, 1 / 30, 10]))
-    assert run.metrics["right rate: update / W, halfway"] == (0.2, None, ("Hinton (2012)", 1e-3), None)
+    assert run.metrics["rate as set: update / W, halfway"] == (0.2, None, ("Hinton (2012)", 1e-3), None)
+    assert run.metrics["30 times lower: first direction (cosine)"][:3] == (0.9, None, ("the data's principal axis", 1))
     assert run.metrics["largest singular value of W at the start"][2][1] == pytest.approx(0.01 * (3 + 4))
-    assert run.metrics["singular values out after 4 updates"][0] == 0
-    assert "by update 8" in run.sentences[0]
+    assert run.metrics["30 times lower: values out, update 4"][0] == 0
+    assert "rate as set, by update 8 at cosine 0.50; 30 times lower, by update 8 at cosine 0.90" in run.sentences[0]
     assert run.titles.startswith(
-        "right rate: 0% of the units dead|an update is 0.2 of W, halfway|9 directions left the noise|"
+        "rate as set: 0% of the units dead|an update is 0.2 of W, halfway|9 directions left the noise|"
     )
 
 
