@@ -2,6 +2,30 @@
 
 MUTANTS = [
     (
+        'GaussianMixture(16, covariance_type="tied"',
+        'GaussianMixture(16, covariance_type="spherical"',
+        "a control of one covariance that has sixteen",
+        "test_densities_are_learned_on_train_and_read_on_test",
+    ),
+    (
+        "scipy.stats.t.isf(scipy.stats.norm.sf(3), n - 1) * sem",
+        "3 * sem",
+        "three trainings judged like three hundred",
+        "test_verdicts_need_three_standard_errors_and_more_of_few_trainings",
+    ),
+    (
+        "np.std(nats, ddof=min(1, len(nats) - 1))",
+        "np.std(nats)",
+        "the spread of few trainings, too small by its divisor",
+        "test_section_likelihood_refuses_few_chains_and_judges_the_weights",
+    ),
+    (
+        'mean_and_sem(nats["PCD-1"] - nats["PCD-1, constant rate"])',
+        'mean_and_sem(nats["PCD-1, constant rate"] - nats["PCD-1"])',
+        "what a falling rate gains, with its sign turned",
+        "test_section_training_compares_with_independent_pixels",
+    ),
+    (
         "return -((v @ self.W) * h).sum(-1) - v @ self.b - h @ self.c",
         "return ((v @ self.W) * h).sum(-1) - v @ self.b - h @ self.c",
         "the energy's coupling with its sign flipped",

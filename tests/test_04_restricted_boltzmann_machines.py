@@ -675,7 +675,10 @@ def test_section_training_compares_with_independent_pixels(planted, monkeypatch)
     assert (value, gap) == (2.0, pytest.approx(m.independent_pixels(x_train, x_train) - chance))
     assert run.metrics["test nats by AIS, decay 0.001"][0] == -8.5
     assert "within 2.00 nats" in run.sentences[0]
-    assert "gains 1.00" in run.sentences[0]
+    assert "constant one: +1.00 +- 0.00" in run.sentences[0]
+    assert "The gap ends at 2.00 and 4.00 nats,\nthat of pixels is" in run.titles
+    nats = {name: np.array([-9.0, -8.0]) for name in m.RECIPES} | {"PCD-1, constant rate": np.array([-9.0, -9.0])}
+    assert "constant one: +0.50 +- 0.50" in m.sentence_on_recipes(nats)
     assert "a falling rate is worth 1.00 nats" in run.titles
     assert "Weight decay is worth\n0.50 nats" in run.titles
 
@@ -918,6 +921,7 @@ def test_section_likelihood_refuses_few_chains_and_judges_the_weights(planted, m
     assert "refused" in capsys.readouterr().out
     assert run.metrics["6 hidden, this module: effective chains"][0] == 0.8
     assert run.metrics["6 hidden, this module: AIS error (nats)"][0] == 0.2
+    assert run.metrics["6 hidden, this module: AIS error (nats)"][2][1] == pytest.approx(0.5**0.5)
     value, sem, against, within = run.metrics["AIS, 4 hidden: mean weight / Z"]
     assert (value, against[1]) == (pytest.approx(1.025), 1)
     assert within == pytest.approx(m.tolerance(sem, 4))
@@ -925,7 +929,7 @@ def test_section_likelihood_refuses_few_chains_and_judges_the_weights(planted, m
     assert run.metrics["log Z of the trap, one layer summed out"][3] == 0.01
     assert "16 nats" in run.sentences[0]
     assert "do not see" in run.sentences[0]
-    assert "best is this module, 6 hidden (AIS)" in run.titles
+    assert "highest mean: this module, 6 hidden (AIS)" in run.titles
     assert "1 temperatures flatter by 1.0 nats" in run.titles
 
 
@@ -967,7 +971,7 @@ def test_accuracy_counts_both_sources_of_error():
     by_training = np.std([0.5, 0.75], ddof=1) / 2**0.5
     by_image = np.std([1, 1, 0.5, 0], ddof=1) / 2
     assert (mean, sem) == (0.625, pytest.approx(math.hypot(by_training, by_image)))
-    assert m.verdict(1.0, math.nan) == "not better and not worse"  # one repeat shows nothing
+    assert m.verdict(1.0, math.nan, 1) == "not better and not worse"  # one repeat shows nothing
     assert m.accuracy_and_sem(right[0])[1] == pytest.approx(np.std([1, 1, 0, 0], ddof=1) / 2)
 
 
@@ -1087,10 +1091,12 @@ def test_discriminative_steps_have_momentum_and_a_falling_rate(monkeypatch):
     assert rbm.W.abs().sum() == 0  # the start is not touched
 
 
-def test_verdicts_need_three_standard_errors():
-    assert m.verdict(0.31, 0.1) == "better"
-    assert m.verdict(-0.31, 0.1) == "worse"
-    assert m.verdict(0.29, 0.1) == m.verdict(-0.29, 0.1) == "not better and not worse"
+def test_verdicts_need_three_standard_errors_and_more_of_few_trainings():
+    assert m.verdict(0.31, 0.1, 1000) == "better"
+    assert m.verdict(-0.31, 0.1, 1000) == "worse"
+    assert m.verdict(0.29, 0.1, 1000) == m.verdict(-0.29, 0.1, 1000) == "not better and not worse"
+    assert m.verdict(1.9, 0.1, 3) == m.verdict(-1.9, 0.1, 3) == "not better and not worse"
+    assert m.verdict(1.93, 0.1, 3) == "better"
 
 
 # 6.
@@ -1192,6 +1198,7 @@ def test_densities_are_learned_on_train_and_read_on_test():
     assert nats["RBM with W = 0"] == pytest.approx(nats["one Gaussian"], rel=1e-9)
     assert nats["one Gaussian"] < truth - 1
     assert nats["RBM on white patches"] == pytest.approx(nats["one Gaussian"], abs=0.5)
+    assert nats["16 of one covariance"] == pytest.approx(nats["one Gaussian"], abs=0.5)
     assert nats["RBM on raw patches"] == pytest.approx(nats["one Gaussian"], abs=0.5)
     assert all(len(values) == 500 for values in found.nats.values())
     moved = m.compare_densities(x[:2500], x[2500:] + 9, 2, 300, 50, 0, raw=False)
@@ -1202,6 +1209,7 @@ def test_densities_are_learned_on_train_and_read_on_test():
 def test_section_gaussian_takes_both_kinds_of_patches(monkeypatch):
     run, kinds = StubRun(n_small=2), []
     names = "RBM on raw patches", "one Gaussian", "RBM with W = 0", "RBM on white patches", "16 spheres", "4 Gaussians"
+    names += ("16 of one covariance",)
     nats = {name: np.array([1.0, 3.0]) + i for i, name in enumerate(names)}
 
     def fake(train, test, n_hidden, n_updates, batch_size, seed, device, raw):
@@ -1214,11 +1222,10 @@ def test_section_gaussian_takes_both_kinds_of_patches(monkeypatch):
     monkeypatch.setattr(m, "compare_densities", fake)
     m.section_gaussian(run)
     assert kinds[0] < 0.03 < 0.1 < kinds[1]
-    assert run.metrics["all patches, RBM with W = 0 (nats)"][2:] == (("one Gaussian", 3.0), pytest.approx(3e-6))
+    assert run.metrics["all patches, RBM with W = 0 (nats)"][2:] == (("one Gaussian", 3.0), 1e-4)
     assert run.metrics["textured, RBM on white patches (nats)"][:3] == (5.0, 1.0, ("one Gaussian", 3.0))
     assert run.metrics["textured, 16 spheres (nats)"][3] is None
-    assert "add 2.0 nats" in run.sentences[0]
-    assert "add 3.0" in run.sentences[0]
+    assert "add 2.0 nats to one Gaussian, 16 of one covariance 5.0, 16 of their own 3.0" in run.sentences[0]
     assert "textured: weights add 2.0 nats" in run.titles
 
 
