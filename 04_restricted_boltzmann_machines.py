@@ -1401,7 +1401,7 @@ def section_features(run):
 #     p(h | known) ∝ exp(h·c + known·W h + b·known) Π_{i missing} (1 + exp(b_i + (W h)_i)),
 # so E[missing | known] = Σ_h p(h | known) σ(b + W h): no other guess has a smaller mean squared error under the model.
 # A mixture completes in the same way, by its components' p(k | known). All guesses see the same images: what one gains on
-# another is judged image by image.
+# another is judged image by image, over several trainings of both. One training's luck is as large as what is compared.
 
 
 def exact_completion(rbm, x, known):
@@ -1430,38 +1430,40 @@ def inpaint_by_gibbs(rbm, x, known, n_sweeps):
 
 
 class Completions(NamedTuple):
-    """Gibbs beside exact completions of x (B, d), and the squared errors (B,) of every guess, as NumPy arrays."""
+    """Gibbs beside exact completions of x (B, d), and the squared errors (trainings or 1, B) of every guess, in NumPy."""
 
     bias: np.ndarray  # (B,) mean over pixels of (Gibbs - exact)², less what the spread of the repeats explains
     squared: dict
     columns: dict  # what is drawn: {title: images}
 
 
-def complete_images(small, large, x_train, x, known, n_sweeps, n_repeats=4):
-    """Fill in what is not `known` (d,) of x (B, d) by two RBMs, a mixture, nearest neighbours, and the mean image."""
+def complete_images(small, larges, x_train, x, known, n_sweeps, n_repeats=4):
+    """Fill in what is not `known` (d,) of x (B, d) by a small RBM, several trainings of a large one and as many of a
+    mixture, nearest neighbours, and the mean image."""
     exact = exact_completion(small, x, known)
     repeated, _ = inpaint_by_gibbs(small, x.repeat(n_repeats, 1), known, n_sweeps)
     repeated = repeated.reshape(n_repeats, *x.shape)
-    by_large, sample = inpaint_by_gibbs(large, x.repeat(n_repeats, 1), known, n_sweeps)
-    by_large = by_large.reshape(n_repeats, *x.shape).mean(0)
+    means, samples = zip(*(inpaint_by_gibbs(rbm, x.repeat(n_repeats, 1), known, n_sweeps) for rbm in larges), strict=True)
+    by_large, n_large = torch.stack(means).reshape(-1, n_repeats, *x.shape).mean(1), len(larges[0].c)
+    by_mixture = [complete_by_mixture(mixture_of_bernoullis(x_train, 80), x, known) for _ in larges]
     neighbours = KNeighborsRegressor(min(10, len(x_train))).fit(*float64_arrays(x_train[:, known], x_train[:, ~known]))
     guesses = {
-        "pixel means": x_train.mean(0)[~known].expand(len(x), -1),
-        "10 neighbours": torch.tensor(neighbours.predict(*float64_arrays(x[:, known]))).to(x),
-        "mixture of 80, exact": complete_by_mixture(mixture_of_bernoullis(x_train, 80), x, known)[:, ~known],
-        f"RBM, {len(small.c)} hidden, exact": exact[:, ~known],
-        f"RBM, {len(large.c)} hidden, Gibbs": by_large[:, ~known],
+        "pixel means": x_train.mean(0)[~known].expand(1, len(x), -1),
+        "10 neighbours": torch.tensor(neighbours.predict(*float64_arrays(x[:, known]))).to(x).unsqueeze(0),
+        "mixture of 80, exact": torch.stack(by_mixture)[..., ~known],
+        f"RBM, {len(small.c)} hidden, exact": exact[None, :, ~known],
+        f"RBM, {n_large} hidden, Gibbs": by_large[..., ~known],
     }
     columns = {
         "test image": x,
         "what is known": torch.where(known, x, 0.5),
         f"exact mean,\n{len(small.c)} hidden": exact,
         f"Gibbs mean,\n{len(small.c)} hidden": repeated.mean(0),
-        f"Gibbs mean,\n{len(large.c)} hidden": by_large,
-        f"one sample,\n{len(large.c)} hidden": sample[: len(x)],
+        f"Gibbs mean,\n{n_large} hidden": by_large[0],
+        f"one sample,\n{n_large} hidden": samples[0][: len(x)],
     }
     bias = (repeated.mean(0) - exact).square() - repeated.var(0) / n_repeats
-    squared = {name: to_numpy((guess - x[:, ~known]).square().mean(1)) for name, guess in guesses.items()}
+    squared = {name: to_numpy((guess - x[:, ~known]).square().mean(-1)) for name, guess in guesses.items()}
     return Completions(to_numpy(bias[:, ~known].mean(1)), squared, columns)
 
 
@@ -1476,19 +1478,20 @@ def draw_completions(columns):
 def section_inpainting(run):
     """Clamped Gibbs sampling fills in missing pixels, checked against the exact conditional mean."""
     x_train, x_test, *_ = binary_images(run)
-    side, widths = math.isqrt(x_train.shape[1]), (run.config.n_small, run.config.n_hidden)
+    side, config = math.isqrt(x_train.shape[1]), run.config
     known = (torch.arange(side**2, device=run.device) % side) < side // 2  # the left half
-    small, large = (trained_rbm(run, n_hidden, run.seed)[0] for n_hidden in widths)
-    found = complete_images(small, large, x_train, x_test[:1000], known, run.config.n_gibbs)
+    small = trained_rbm(run, config.n_small, run.seed)[0]
+    larges = [trained_rbm(run, config.n_hidden, seed)[0] for seed in seeds_from(run.seed, config.n_seeds)]
+    found = complete_images(small, larges, x_train, x_test[:1000], known, config.n_gibbs)
     mean, sem = mean_and_sem(found.bias)
     within = tolerance(sem, len(found.bias))
     run.metric("Gibbs minus exact, squared, less its noise", mean, sem, ("the same expectation", 0), within)
     for name, values in found.squared.items():
-        run.metric(f"squared error, {name}", *mean_and_sem(values), ("pixel means", found.squared["pixel means"].mean()))
+        run.metric(f"squared error, {name}", *accuracy_and_sem(values), ("pixel means", found.squared["pixel means"].mean()))
     *_, ours = found.squared
     words = []
     for name in ("mixture of 80, exact", "10 neighbours"):
-        gain = mean_and_sem(found.squared[name] - found.squared[ours])
+        gain = accuracy_and_sem(found.squared[name] - found.squared[ours])  # counts trainings and images
         words.append(f"{verdict(*gain, len(found.bias))} than {name}")
         run.metric(f"{name} minus the RBM, paired", *gain, ("as good", 0))
     run.figure(draw_completions(found.columns), "completions")

@@ -2,6 +2,18 @@
 
 MUTANTS = [
     (
+        "for seed in seeds_from(run.seed, config.n_seeds)]\n    found = complete_images",
+        "for seed in [run.seed]]\n    found = complete_images",
+        "a verdict on completions from one training",
+        "test_section_inpainting_clamps_the_left_half_of_test_images_and_pairs",
+    ),
+    (
+        "reshape(-1, n_repeats, *x.shape).mean(1), len(larges[0].c)",
+        "reshape(-1, n_repeats, *x.shape).mean(0), len(larges[0].c)",
+        "a mean over trainings where repeats are averaged",
+        "test_completions_use_training_images_and_their_noise_is_taken_off",
+    ),
+    (
         'GaussianMixture(16, covariance_type="tied"',
         'GaussianMixture(16, covariance_type="spherical"',
         "a control of one covariance that has sixteen",
@@ -404,8 +416,8 @@ MUTANTS = [
         "test_completions_use_training_images_and_their_noise_is_taken_off",
     ),
     (
-        "        gain = mean_and_sem(found.squared[name] - found.squared[ours])",
-        "        gain = mean_and_sem(found.squared[ours] - found.squared[name])",
+        "        gain = accuracy_and_sem(found.squared[name] - found.squared[ours])",
+        "        gain = accuracy_and_sem(found.squared[ours] - found.squared[name])",
         "a paired difference with its sign flipped",
         "test_section_inpainting_clamps_the_left_half_of_test_images_and_pairs",
     ),

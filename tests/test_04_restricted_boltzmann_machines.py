@@ -1116,7 +1116,8 @@ def test_completions_use_training_images_and_their_noise_is_taken_off(planted):
     x_train, x_test, *_ = planted
     small, large = (m.RBM(*(p.float() for p in random_rbm(9, n, 0.5))) for n in (3, 5))
     known = torch.tensor([True] * 4 + [False] * 5)
-    found = m.complete_images(small, large, x_train, x_test.repeat(40, 1), known, 40)
+    other = m.RBM(*(p.float() for p in random_rbm(9, 5, 0.5)))
+    found = m.complete_images(small, [large, other], x_train, x_test.repeat(40, 1), known, 40)
     mean, sem = m.mean_and_sem(found.bias)
     assert abs(mean) <= m.tolerance(sem, len(found.bias))
     assert sem < 1e-3
@@ -1124,25 +1125,28 @@ def test_completions_use_training_images_and_their_noise_is_taken_off(planted):
     assert found.squared["pixel means"].mean() == pytest.approx(expected, rel=1e-4)
     exact = (m.exact_completion(small, x_test, known) - x_test)[:, 4:].square().mean().item()
     assert found.squared["RBM, 3 hidden, exact"].mean() == pytest.approx(exact, rel=1e-4)
-    by_large = (m.exact_completion(large, x_test, known) - x_test)[:, 4:].square().mean().item()
-    assert found.squared["RBM, 5 hidden, Gibbs"].mean() == pytest.approx(by_large, rel=0.05)
-    assert set(found.squared) >= {"10 neighbours", "mixture of 80, exact"}
+    by_large = [(m.exact_completion(rbm, x_test, known) - x_test)[:, 4:].square().mean().item() for rbm in (large, other)]
+    np.testing.assert_allclose(found.squared["RBM, 5 hidden, Gibbs"].mean(1), by_large, rtol=0.05)
+    assert found.squared["mixture of 80, exact"].shape == (2, 640)
+    assert (np.diff(found.squared["mixture of 80, exact"], axis=0) != 0).any()  # fitted anew
+    assert found.squared["10 neighbours"].shape == (1, 640)
 
 
 def test_section_inpainting_clamps_the_left_half_of_test_images_and_pairs(planted, monkeypatch):
     run, (x_train, x_test, *_) = StubRun(), planted
     squared = {
-        "pixel means": np.array([4.0, 6]),
-        "10 neighbours": np.array([2.0, 3]),
-        "mixture of 80, exact": np.array([1.0, 2]),
+        "pixel means": np.array([[4.0, 6]]),
+        "10 neighbours": np.array([[2.0, 3]]),
+        "mixture of 80, exact": np.array([[1.0, 2], [1.0, 2.2]]),
     }
-    squared["RBM, 6 hidden, Gibbs"] = np.array([1.0, 1.5])
+    squared["RBM, 6 hidden, Gibbs"] = np.array([[1.0, 1.5], [1.0, 1.5]])
 
-    def fake(small, large, train, x, known, n_sweeps):
+    def fake(small, larges, train, x, known, n_sweeps):
         assert train is x_train
         assert torch.equal(x, x_test)
         assert known.reshape(3, 3).tolist() == [[True, False, False]] * 3
-        assert (len(small.c), len(large.c), n_sweeps) == (4, 6, 5)
+        assert ([len(rbm.c) for rbm in (small, *larges)], n_sweeps) == ([4, 6, 6], 5)
+        assert not torch.equal(larges[0].W, larges[1].W)
         return m.Completions(np.array([0.1, -0.3]), squared, {"a": x_test, "b": x_test})
 
     monkeypatch.setattr(m, "complete_images", fake)
@@ -1151,7 +1155,9 @@ def test_section_inpainting_clamps_the_left_half_of_test_images_and_pairs(plante
     assert (value, against[1]) == (pytest.approx(-0.1), 0)
     assert within == pytest.approx(m.tolerance(sem, 2))
     assert run.metrics["squared error, 10 neighbours"][2] == ("pixel means", 5.0)
-    assert run.metrics["mixture of 80, exact minus the RBM, paired"][:2] == (0.25, pytest.approx(0.25))
+    by_training, by_image = np.std([0.25, 0.35], ddof=1) / 2**0.5, np.std([0, 0.6], ddof=1) / 2**0.5
+    expected = (pytest.approx(0.3), pytest.approx(math.hypot(by_training, by_image)))
+    assert run.metrics["mixture of 80, exact minus the RBM, paired"][:2] == expected
     assert run.metrics["10 neighbours minus the RBM, paired"][0] == 1.25
 
 
