@@ -756,13 +756,14 @@ def section_training(run):
 # Three pictures to look at before any likelihood (Hinton 2012, "A practical guide to training restricted Boltzmann
 # machines"): histograms of the hidden units' activities (a unit that is always off, or always on, is dead: it is a bias),
 # the size of an update beside the size of the weights (Hinton advises a thousandth), and the singular values of W. The size
-# of an update warns of a rate that is too high, and hardly of one that is too low: W is smaller then as well.
+# of an update is no sure sign: at a rate that is too low W is smaller as well, and at one that is far too high a single huge
+# singular value of W can make it look healthy for hundreds of updates in which nothing is learned.
 #
 # At first W is noise of deviation σ = 0.01, whose largest singular value is about σ (√d + √m) (Marchenko & Pastur 1967).
 # At a low rate, learning lifts one value after the other out of it, the first along the principal axis of the data
 # (Decelle, Fissore & Furtlehner 2017). At a high rate what leaves first is noise. While W is small, ĥ is 1/2 for every
 # image, so that each column of W moves by the same vector: half the difference between the mean of the batch and the mean
-# of the chains. In expectation it is 0; in one update its sampling error alone can lift a value above the edge.
+# of the chains. In expectation it is nearly 0; in one update its sampling error alone can lift a value above the edge.
 
 
 def theory_noise_edge(d, m, sigma):
@@ -846,7 +847,8 @@ def section_checklist(run):
         run.metric(f"{label}: dead units (share)", seen.dead, against=("none", 0))
         run.metric(f"{label}: update / W, halfway", seen.halfway, against=("Hinton (2012)", 1e-3))
         run.metric(f"{label}: first direction (cosine)", seen.cosines[first], against=("the data's principal axis", 1))
-        words.append(f"{label}, by update {seen.updates[first]} at cosine {seen.cosines[first]:.2f}")
+        by = "by" if (seen.singular_values[first] > 1.2 * edge).any() else "not by"
+        words.append(f"{label}, {by} update {seen.updates[first]} at cosine {seen.cosines[first]:.2f}")
     start = found["rate as set"].singular_values[0, 0]
     run.metric("largest singular value of W at the start", start, against=("edge of the noise", edge))
     seen = found["30 times lower"]

@@ -731,6 +731,9 @@ def test_section_checklist_compares_rates_and_names_the_edge(planted, monkeypatc
     assert run.metrics["largest singular value of W at the start"][2][1] == pytest.approx(0.01 * (3 + 4))
     assert run.metrics["30 times lower: values out, update 4"][0] == 0
     assert "rate as set, by update 8 at cosine 0.50; 30 times lower, by update 8 at cosine 0.90" in run.sentences[0]
+    monkeypatch.setattr(m, "theory_noise_edge", lambda *_: 1.0)
+    m.section_checklist(run)
+    assert "rate as set, not by update 13 at cosine 0.60" in run.sentences[1]
     assert run.titles.startswith(
         "rate as set: 0% of the units dead|an update is 0.2 of W, halfway|9 directions left the noise|"
     )
