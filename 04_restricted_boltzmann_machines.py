@@ -1682,9 +1682,7 @@ def section_gaussian(run):
         found["all patches"].nats[name].mean() - found["all patches"].nats["one Gaussian"].mean()
         for name in ("RBM on white patches", "16 of one covariance", "16 spheres")
     )
-    run.say(
-        f"weights add {weights:.1f} nats to one Gaussian, 16 of one covariance {tied:.1f}, 16 of their own {spheres:.1f}"
-    )
+    run.say(f"weights add {weights:.1f} nats to one Gaussian, 16 of one covariance {tied:.1f}, 16 spheres {spheres:.1f}")
 
 
 # %% 8. Deep belief network

@@ -1234,7 +1234,7 @@ def test_section_gaussian_takes_both_kinds_of_patches(monkeypatch):
     assert run.metrics["all patches, RBM with W = 0 (nats)"][2:] == (("one Gaussian", 3.0), 1e-4)
     assert run.metrics["textured, RBM on white patches (nats)"][:3] == (5.0, 1.0, ("one Gaussian", 3.0))
     assert run.metrics["textured, 16 spheres (nats)"][3] is None
-    assert "add 2.0 nats to one Gaussian, 16 of one covariance 5.0, 16 of their own 3.0" in run.sentences[0]
+    assert "add 2.0 nats to one Gaussian, 16 of one covariance 5.0, 16 spheres 3.0" in run.sentences[0]
     assert "textured: weights add 2.0 nats" in run.titles
 
 
