@@ -2,6 +2,42 @@
 
 MUTANTS = [
     (
+        "for seed in seeds_from(run.seed, config.n_seeds)]\n    found = complete_images",
+        "for seed in [run.seed]]\n    found = complete_images",
+        "a verdict on completions from one training",
+        "test_section_inpainting_clamps_the_left_half_of_test_images_and_pairs",
+    ),
+    (
+        "reshape(-1, n_repeats, *x.shape).mean(1), len(larges[0].c)",
+        "reshape(-1, n_repeats, *x.shape).mean(0), len(larges[0].c)",
+        "a mean over trainings where repeats are averaged",
+        "test_completions_use_training_images_and_their_noise_is_taken_off",
+    ),
+    (
+        'GaussianMixture(16, covariance_type="tied"',
+        'GaussianMixture(16, covariance_type="spherical"',
+        "a control of one covariance that has sixteen",
+        "test_densities_are_learned_on_train_and_read_on_test",
+    ),
+    (
+        "scipy.stats.t.isf(scipy.stats.norm.sf(3), n - 1) * sem",
+        "3 * sem",
+        "three trainings judged like three hundred",
+        "test_verdicts_need_three_standard_errors_and_more_of_few_trainings",
+    ),
+    (
+        "np.std(nats, ddof=min(1, len(nats) - 1))",
+        "np.std(nats)",
+        "the spread of few trainings, too small by its divisor",
+        "test_section_likelihood_refuses_few_chains_and_judges_the_weights",
+    ),
+    (
+        'mean_and_sem(nats["PCD-1"] - nats["PCD-1, constant rate"])',
+        'mean_and_sem(nats["PCD-1, constant rate"] - nats["PCD-1"])',
+        "what a falling rate gains, with its sign turned",
+        "test_section_training_compares_with_independent_pixels",
+    ),
+    (
         "return -((v @ self.W) * h).sum(-1) - v @ self.b - h @ self.c",
         "return ((v @ self.W) * h).sum(-1) - v @ self.b - h @ self.c",
         "the energy's coupling with its sign flipped",
@@ -56,8 +92,8 @@ MUTANTS = [
         "test_forgetting_starts_at_zero_and_ends_within_counting_error",
     ),
     (
-        "against, tolerance(sem, len(found.group_errors)))\n    run.figure(draw_forgetting",
-        "against, mean)\n    run.figure(draw_forgetting",
+        "tolerance(sem, len(found.group_errors))\n    run.metric(",
+        "mean\n    run.metric(",
         "a width taken from the measured value",
         "test_section_bipartite_compares_with_the_kernels_power",
     ),
@@ -182,10 +218,28 @@ MUTANTS = [
         "test_noise_edge_and_the_checklist",
     ),
     (
-        "        rate = config.learning_rate * (1 - update / short.n_updates)\n        change",
-        "        rate = config.learning_rate\n        change",
-        "sizes of updates at the first rate",
-        "test_noise_edge_and_the_checklist",
+        "weights.get(mark + 1, weights[mark])",
+        "weights.get(2 * mark, weights[mark])",
+        "the size of many updates for that of one",
+        "test_the_checklist_sees_the_update_that_was_made_and_the_axis_of_the_data",
+    ),
+    (
+        "torch.linalg.eigh(x.T.cov().cpu())[1][:, -1]",
+        "torch.linalg.eigh(x.T.cov().cpu())[1][:, 0]",
+        "the axis along which the data vary least",
+        "test_the_checklist_sees_the_update_that_was_made_and_the_axis_of_the_data",
+    ),
+    (
+        "    return int(out.argmax()) if out.any() else len(out) - 1",
+        "    return int(out.argmax())",
+        "a value that never leaves the noise leaves it at once",
+        "test_the_checklist_sees_the_update_that_was_made_and_the_axis_of_the_data",
+    ),
+    (
+        'agree = "agree" if abs(mean - found.expected_error) <= within else "do not agree"',
+        'agree = "agree"',
+        "chains that agree whatever they do",
+        "test_section_bipartite_compares_with_the_kernels_power",
     ),
     (
         "        return ((mean < 0.01) | (mean > 0.99)).mean()",
@@ -362,8 +416,8 @@ MUTANTS = [
         "test_completions_use_training_images_and_their_noise_is_taken_off",
     ),
     (
-        "        gain = mean_and_sem(found.squared[name] - found.squared[ours])",
-        "        gain = mean_and_sem(found.squared[ours] - found.squared[name])",
+        "        gain = accuracy_and_sem(found.squared[name] - found.squared[ours])",
+        "        gain = accuracy_and_sem(found.squared[ours] - found.squared[name])",
         "a paired difference with its sign flipped",
         "test_section_inpainting_clamps_the_left_half_of_test_images_and_pairs",
     ),
