@@ -15,8 +15,9 @@ Run      python 05_contrastive_divergence.py                    all sections, tw
          python 05_contrastive_divergence.py --n-sweeps 100000 --section convergence
 Writes   outputs/05_contrastive_divergence/*.png and metrics.json
 Before   module 04        Exercises   ex05_1 ... ex05_4, o2, o3
-Sources  Younes (1989, 1999); Hinton (2002); Carreira-Perpinan & Hinton (2005); Tieleman (2008); Tieleman & Hinton (2009);
-         Desjardins et al. (2010); Cho, Raiko & Ilin (2010); Fischer & Igel (2010, 2011); Cover & Thomas (2006)
+Sources  Younes (1989, 1999); Diaconis & Stroock (1991); Hinton (2002); Carreira-Perpinan & Hinton (2005); Tieleman (2008);
+         Tieleman & Hinton (2009); Desjardins et al. (2010); Cho, Raiko & Ilin (2010); Fischer & Igel (2010, 2011);
+         Cover & Thomas (2006)
 """
 
 import argparse
@@ -241,8 +242,10 @@ def bars_and_stripes(side=4):
 # since K is "to h and back": Σ_v p f (K f) = E[E[f | h]²] >= 0 for every f. So 1 = λ₁ > λ₂ >= ... >= 0, and
 #     Σ r_k² / p  <=  λ₂^(2k) Σ r₀² / p          (r₀ has no part along λ₁: Σ r₀ = 0).
 # Cauchy and Schwarz turn this into eq. (3), since (Σ r_k φ)² = (Σ r_k (φ - E_p φ))² <= (Σ r_k²/p) Var_p φ, with
-# χ² = Σ r₀²/p. As k grows, what is left of r_k points along the second eigenvector: the bias *decays as* λ₂^k, CD's bias
-# is a power iteration. Large weights mean λ₂ near 1, and no affordable k is then large.
+# χ² = Σ r₀²/p. (Diaconis & Stroock 1991 bound a chain's distance from p so. Fischer & Igel 2011 bound the same bias without
+# a spectrum, by the number of units and the largest change of energy that one unit can make.)
+# As k grows, what is left of r_k points along the second eigenvector: the bias *decays as* λ₂^k, CD's bias is a power
+# iteration. Large weights mean λ₂ near 1, and no affordable k is then large.
 
 
 def statistics(rbm, v):
@@ -284,7 +287,7 @@ def reversible_spectrum(kernel, p):
 
 
 def theory_bias_bound(rbm, q, second, n_sweeps):
-    """Eq. (3)'s right-hand side (Fischer & Igel 2011) for k = 0 ... n_sweeps, (k, S); q (S, 2^d), λ₂ = second (S,)."""
+    """Eq. (3)'s right-hand side for k = 0 ... n_sweeps, (k, S); q (S, 2^d), λ₂ = second (S,)."""
     v, p = visible_states(rbm)
     phi = statistics(rbm, v)
     variance = (p.unsqueeze(2) * (phi - p.unsqueeze(1) @ phi) ** 2).sum((1, 2))
@@ -407,7 +410,7 @@ def section_bias(run):
     run.figure(draw_decay(found), "decay")
     small, large = (100 * found[name].relative[10].mean() for name in ("small", "large"))
     run.say(f"after ten sweeps the bias is {small:.2g} % of the gradient at small weights, {large:.2g} % at large")
-    run.say(f"so ten sweeps are {'enough' if large < 1 else 'not enough'} where weights are large")
+    run.say(f"so ten sweeps are {'enough' if large < 1 else 'not enough'} for 1 % where weights are large")
 
 
 # %% 2. The methods: five ways to come by the negative phase
@@ -416,10 +419,11 @@ def section_bias(run):
 # (1989, 1999) proved to converge as the rate falls, and which Tieleman (2008) brought to RBMs and named PCD. *Fast PCD*
 # (Tieleman & Hinton 2009) runs the chains on W + W_fast, where W_fast learns fast and forgets fast (19/20 an update): it
 # raises the energy where chains sit and so drives them on. *Parallel tempering* (Desjardins et al. 2010; Cho et al. 2010)
-# keeps R replicas at β₁ = 1 > ... > β_R = 0; exchanging the states of neighbours r and r+1 with probability
+# keeps R replicas, a ladder of inverse temperatures β₁ = 1 > ... > β_R = 0; exchanging the states of neighbours r and r+1
+# with probability
 #     min(1, exp((β_r - β_{r+1}) (E_r - E_{r+1})))
 # leaves each exp(-β_r E) invariant: its ratio of joint probabilities before and after is that exponential. At β = 0 the
-# units are coins, so that new states always come down the ladder.
+# units are coins: new states are made there at every sweep, and the exchanges that are accepted bring them up to β = 1.
 # Here they are, an update each, to copy: x are the data (S, n, d), the machines go in and come out.
 
 
@@ -489,7 +493,7 @@ METHODS = {
     "fast PCD": Method("tab:blue", "D", fast_rate=0.3),
     "tempering": Method("tab:purple", "v", sweeps=5, n_replicas=5),
 }
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # wide enough that none is chosen at an end, and counted
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # wide enough that none is chosen at an end: section 5 counts
 DIGITS_RATES = (0.1, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -748,6 +752,19 @@ def spread(nats):
     return max(means, default=0.0) - min(means, default=0.0)
 
 
+def best_and_ties(candidates):
+    """The best of {name: values (S,)} by mean, and the others that are not two standard errors of the difference below."""
+    rows = {name: mean_and_sem(values) for name, values in candidates.items()}
+    best = max(rows, key=lambda name: rows[name][0])
+    mean, sem = rows[best]  # of one repeat sem is nan: then no other is known to be worse
+    return best, [name for name in rows if name != best and not mean - rows[name][0] > 2 * math.hypot(sem, rows[name][1])]
+
+
+def as_good(ties):
+    """In words, which others are as good as the best."""
+    return f" (as good: {', '.join(ties)})" if ties else ""
+
+
 class AISCheck(NamedTuple):
     """log Z of one machine by AIS, its standard error, the number of chains behind it, and the exact one."""
 
@@ -866,7 +883,9 @@ def section_methods(run):
     ]
     run.figure(draw_likelihoods(panels), "likelihoods")
     run.figure(draw_samples(x.cpu(), drawn), "samples")
-    run.say(f"bars: {ranked[-1]} comes nearest to the best possible, {best - nats[ranked[-1]].mean():.2f} nats below it")
+    nearest, ties = best_and_ties(nats)
+    gap = best - nats[nearest].mean()
+    run.say(f"bars: {nearest}{as_good(ties)} comes nearest to the best possible, {gap:.2f} nats below it")
     run.say(f"digits: at equal sweeps the methods are {apart[1]}, at equal updates {apart[2]}")
 
 
@@ -1091,7 +1110,7 @@ class Mixing(NamedTuple):
 
     r_hat: torch.Tensor  # (S,)
     ess: torch.Tensor  # independent draws that 1,000 sweeps are worth, (S,)
-    switches: torch.Tensor  # mode switches of a chain in 1,000 sweeps, (S,)
+    switches: torch.Tensor  # mode switches of a chain in 1,000 sweeps, its replicas' counted, (S,)
     error: torch.Tensor  # |mean over all chains - exact mean| of barness, (S,)
     trace: torch.Tensor  # the first machine's barness in three chains, (3, up to 300)
     exact: float  # its exact mean
@@ -1104,7 +1123,7 @@ def measure_mixing(rbm, start, patterns, n_draws, n_replicas=1):
     return Mixing(
         r_hat=torch.stack([split_r_hat(chains) for chains in draws]),
         ess=1000 * torch.stack([effective_sample_size(chains) for chains in draws]) / (draws[0].numel() * n_replicas),
-        switches=switches,
+        switches=switches / n_replicas,  # a round of tempering costs a sweep of each replica, as for ess
         error=(draws.mean((1, 2)) - exact).abs(),
         trace=draws[0, ::13, :300],
         exact=exact[0].item(),
@@ -1115,7 +1134,9 @@ def draw_learning(found, best):
     """Lag, likelihood and mode switches against the learning rate; found: {rate: Learning}, 0 among the rates."""
     fig, axes = plt.subplots(1, 3, figsize=(10, 4.3), layout="constrained")
     rates, names = [rate for rate in found if rate], ("lag", "nats", "switches")
-    rows = {name: mean_and_sem_rows([getattr(found[rate], name).flatten() for rate in found]) for name in Learning._fields}
+    found_by = {name: [getattr(learning, name) for learning in found.values()] for name in Learning._fields}
+    found_by["lag"] = [chains.mean(1) for chains in found_by["lag"]]  # those of one machine that learns go together
+    rows = {name: mean_and_sem_rows(values) for name, values in found_by.items()}
     for ax, name, label in zip(axes, names, ("while it learns", "at the end", "while it learns"), strict=True):
         ax.errorbar(rates, *rows[name][:, 1:], fmt="^-", color=METHODS["PCD"].color, label=label)
         ax.set(xscale="log", xlabel="learning rate")
@@ -1204,14 +1225,6 @@ def section_chains(run):
 # show a rate that has not fallen yet. The table makes its choices from these numbers, and names all that are as good.
 
 
-def best_and_ties(candidates):
-    """The best of {name: values (S,)} by mean, and the others within two standard errors of the difference."""
-    rows = {name: mean_and_sem(values) for name, values in candidates.items()}
-    best = max(rows, key=lambda name: rows[name][0])
-    mean, sem = rows[best]
-    return best, [name for name in rows if name != best and mean - rows[name][0] <= 2 * math.hypot(sem, rows[name][1])]
-
-
 class Choice(NamedTuple):
     """What to take in one situation."""
 
@@ -1284,14 +1297,14 @@ def section_convergence(run):
             row = mean_and_sem(nats[name, sweeps])
             run.metric(f"{name}, {sweeps:,} sweeps: likelihood (nats)", *row, against=("best: -ln 30", best))
         run.metric(f"{name}, {sweeps:,} sweeps: training (s)", seconds[name, sweeps])
-    at_an_end = sum(result.rate in (RATES[0], RATES[-1]) for result in results.values())
+    chosen = [(RATES, results), (DIGITS_RATES, trained_on_digits(run))]
+    at_an_end = sum(result.rate in (grid[0], grid[-1]) for grid, trained in chosen for result in trained.values())
     run.metric("learning rates chosen at an end of the grid", at_an_end, against=("none", 0))
     run.figure(draw_curves(nats, seconds, best), "curves")
     choices = recommend(situations(nats, seconds, digits))
     run.figure(draw_table(choices), "table")
     for choice in choices:
-        equals = f" (as good: {', '.join(choice.ties)})" if choice.ties else ""
-        run.say(f"with {choice.situation} choose {choice.best}, {choice.nats:.2f} nats{equals}")
+        run.say(f"with {choice.situation} choose {choice.best}, {choice.nats:.2f} nats{as_good(choice.ties)}")
 
 
 SECTIONS = {

@@ -291,6 +291,18 @@ MUTANTS = [
         "test_mixing_is_measured_against_the_exact_mean_and_charged_for_replicas",
     ),
     (
+        "switches=switches / n_replicas,",
+        "switches=switches,",
+        "tempering's mode switches of five times the sweeps",
+        "test_mixing_is_measured_against_the_exact_mean_and_charged_for_replicas",
+    ),
+    (
+        "not mean - rows[name][0] > 2 * math.hypot(sem, rows[name][1])]",
+        "mean - rows[name][0] <= 2 * math.hypot(sem, rows[name][1])]",
+        "one machine each, and the others are called worse",
+        "test_the_choice_names_the_best_and_all_that_are_as_good",
+    ),
+    (
         "error=(draws.mean((1, 2)) - exact).abs()",
         "error=(draws.mean((1, 2)) - draws[:, :, -1].mean(1)).abs()",
         "the chains held against themselves",
@@ -325,6 +337,12 @@ MUTANTS = [
         "exact_independent_log_likelihood(x_train, x_test))",
         "exact_independent_log_likelihood(x_train, x_train))",
         "the baseline on the training images",
+        IN_METHODS,
+    ),
+    (
+        "nearest, ties = best_and_ties(nats)",
+        "nearest, ties = ranked[-1], []",
+        "a winner named within the noise",
         IN_METHODS,
     ),
     (
@@ -368,6 +386,12 @@ MUTANTS = [
         "x.expand(config.n_seeds, -1, -1)",
         "one start that is all starts",
         IN_CHAINS,
+    ),
+    (
+        "chosen = [(RATES, results), (DIGITS_RATES, trained_on_digits(run))]",
+        "chosen = [(RATES, results)]",
+        "the digits' grid of rates may be too narrow, unseen",
+        IN_CONVERGENCE,
     ),
     (
         "digits, _ = digits_compared(",
@@ -429,6 +453,12 @@ MUTANTS = [
         'axes[2].errorbar(rates, *rows["frozen"][:, 1:]',
         'axes[2].errorbar(rates, *rows["switches"][:, :-1]',
         "the frozen control drawn from the learning machines",
+        "test_draw_learning_shows_lag_likelihood_and_switches",
+    ),
+    (
+        '[chains.mean(1) for chains in found_by["lag"]]',
+        '[chains.flatten() for chains in found_by["lag"]]',
+        "chains of one learning machine counted as independent repeats",
         "test_draw_learning_shows_lag_likelihood_and_switches",
     ),
     (

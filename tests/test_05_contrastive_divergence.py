@@ -657,7 +657,7 @@ def test_mixing_is_measured_against_the_exact_mean_and_charged_for_replicas(monk
     assert found.r_hat.tolist() == pytest.approx([m.split_r_hat(chains).item() for chains in draws])
     ess = [m.effective_sample_size(chains).item() for chains in draws]
     assert found.ess.tolist() == pytest.approx([1000 * value / (28 * 600 * 4) for value in ess])
-    assert found.switches.tolist() == [3, 4]
+    assert found.switches.tolist() == [0.75, 1]
     assert torch.equal(found.trace, draws[0, [0, 13, 26], :300])
     assert found.exact == 0.5
 
@@ -743,6 +743,8 @@ def test_the_choice_names_the_best_and_all_that_are_as_good():
     assert m.best_and_ties({"a": best, "b": best - 2.9 * sem})[1] == []  # 2.9 > 2 sqrt(2)
     assert m.best_and_ties({"a": best, "b": best - 2.7 * sem})[1] == ["b"]
     assert m.recommend({"now": candidates}) == [("now", "best", 1.0, ["close"])]
+    assert m.best_and_ties({"a": best[:1], "b": best[:1] - 9}) == ("a", ["b"])  # one repeat: nothing is known to be worse
+    assert (m.as_good(["b", "c"]), m.as_good([])) == (" (as good: b, c)", "")
 
 
 def test_a_situation_holds_what_its_budget_can_pay_for():
@@ -818,12 +820,17 @@ def test_draw_watched_shows_the_error_left_and_the_likelihood_right():
 def test_draw_learning_shows_lag_likelihood_and_switches():
     def learning(i):
         return m.Learning(
-            torch.full((2, 3), 1.0 + i), torch.full((2,), -4.0 - i), torch.full((2,), 6.0 * i), torch.full((2,), 2.0)
+            1.0 + i + torch.tensor([[-1.0], [1.0]]).expand(2, 3),
+            torch.full((2,), -4.0 - i),
+            torch.full((2,), 6.0 * i),
+            torch.full((2,), 2.0),
         )
 
     fig = m.draw_learning({rate: learning(i) for i, rate in enumerate((0.0, 0.1, 0.3))}, -3.4)
     lag, nats, switches = (heights(ax) for ax in fig.axes)
     assert lag["while it learns"] == [2, 3]
+    ends = fig.axes[0].containers[0][2][0].get_segments()[0][:, 1]
+    assert ends == pytest.approx([1, 3])  # the standard error of two machines, not of six chains
     assert lag["rate 0"] == [1, 1]
     assert nats["at the end"] == [-5, -6]
     assert nats["before"] == [-4, -4]
@@ -901,7 +908,7 @@ def planted_bars(run):
     """Results whose machines differ: the better, the later the method stands, and the more sweeps it had."""
     return {
         (name, sweeps): m.Result(
-            0.1 * i if i < 4 else 0.01, pixels(2, -2 + 0.3 * i + 0.1 * j, -2 + 0.3 * i + 0.1 * j), 1.0 + i
+            0.1 * i if i < 4 else 0.01, pixels(2, -2.15 + 0.3 * i + 0.1 * j, -1.85 + 0.3 * i + 0.1 * j), 1.0 + i
         )
         for j, sweeps in enumerate(m.budgets(run.config))
         for i, name in enumerate(m.METHODS)
@@ -910,7 +917,10 @@ def planted_bars(run):
 
 def planted_scores(run):
     jobs = [(name, n) for name in m.METHODS for n in {m.updates_for(m.METHODS[name], 20), 20}]
-    return {(name, n): m.OnDigits(0.3, torch.tensor([-n - 1.0, -n + 1.0]), torch.tensor([0.5, 0.4])) for name, n in jobs}
+    return {
+        (name, n): m.OnDigits(0.1 if name == "PCD" else 0.3, torch.tensor([-n - 1.0, -n + 1.0]), torch.tensor([0.5, 0.4]))
+        for name, n in jobs
+    }
 
 
 def test_section_methods_compares_with_the_best_possible_the_baseline_and_the_exact_log_z(monkeypatch):
@@ -935,7 +945,7 @@ def test_section_methods_compares_with_the_best_possible_the_baseline_and_the_ex
     assert "18.00 nats apart" in run.titles["likelihoods"][1]
     assert " 0.00 nats apart" in " " + run.titles["likelihoods"][2].replace("\n", " ")
     assert run.titles["samples"][1].startswith("CD-1")
-    assert run.said[0].startswith("bars: tempering comes nearest")
+    assert run.said[0].startswith("bars: tempering (as good: fast PCD) comes nearest")
 
 
 def test_section_misleading_says_what_happened_since_the_peak(monkeypatch):
@@ -1004,9 +1014,8 @@ def test_section_convergence_shows_every_training_beside_the_best_possible(monke
         assert value == pytest.approx(m.exact_log_likelihood(result.rbm, x).mean().item())
         assert (reference, within) == (pytest.approx(-math.log(30)), None)
     assert run.metrics["PCD, 216 sweeps: training (s)"].value == pytest.approx(3)
-    assert (
-        run.metrics["learning rates chosen at an end of the grid"].value == 4
-    )  # tempering's, planted 0.01, at four budgets
+    at_an_end = run.metrics["learning rates chosen at an end of the grid"].value
+    assert at_an_end == 4 + 1  # tempering's on bars, planted 0.01, at four budgets; PCD's on digits, 0.1
     assert run.said[0].startswith("with 8 sweeps choose tempering")
     assert run.said[-1].startswith("with digits, test (AIS) choose CD-10, -2.00")  # at equal sweeps
 
