@@ -285,6 +285,24 @@ MUTANTS = [
         "test_frozen_machines_stay_and_their_switches_are_those_of_gibbs_sampling",
     ),
     (
+        "return mean < -3 * sem",
+        "return mean < 0",
+        "a fall that noise makes: the peak was picked",
+        "test_a_fall_from_the_best_of_many_marks_is_clear_beyond_three_standard_errors",
+    ),
+    (
+        "(clearly_falls(change) for change in changes)",
+        "(clearly_falls(change) for change in changes[::-1])",
+        "likelihood and error take each other's verdict",
+        IN_MISLEADING,
+    ),
+    (
+        "autocorrelation(chains)[ten] for",
+        "autocorrelation(chains)[10] for",
+        "ten rounds of tempering called ten sweeps",
+        "test_mixing_is_measured_against_the_exact_mean_and_charged_for_replicas",
+    ),
+    (
         "for chains in draws]) / (draws[0].numel() * n_replicas)",
         "for chains in draws]) / draws[0].numel()",
         "tempering's replicas come for free",
