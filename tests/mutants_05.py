@@ -480,6 +480,12 @@ MUTANTS = [
         "test_draw_learning_shows_lag_likelihood_and_switches",
     ),
     (
+        "ends, worst = np.array(axes[2].get_xlim()), max(",
+        "ends, worst = np.array(axes[2].get_xlim()), min(",
+        "the title boasts of the best machines",
+        "test_draw_decay_shows_medians_bounds_and_directions",
+    ),
+    (
         "axes[0].semilogy(k, np.median(bias.bound[1:], 1)",
         "axes[0].semilogy(k, np.median(bias.bound[:-1], 1)",
         "the bound drawn a sweep late",

@@ -777,7 +777,7 @@ def heights(ax):
 
 def test_draw_decay_shows_medians_bounds_and_directions():
     bias = m.measure_bias(random_rbms(3, 4, 3), some_data(3, 4), 10)
-    fig = m.draw_decay({"small": bias, "large": bias._replace(cosine=0.5 * bias.cosine)})
+    fig = m.draw_decay({"small": bias, "large": bias._replace(cosine=0.5 * bias.cosine, decay=bias.decay + 0.34)})
     left, middle, right = fig.axes
     assert heights(left)["large weights"] == pytest.approx(np.median(bias.relative[1:], 1))
     assert left.lines[1].get_ydata() == pytest.approx(np.median(bias.bound[1:], 1))
@@ -785,6 +785,7 @@ def test_draw_decay_shows_medians_bounds_and_directions():
     assert f"{0.5 * bias.cosine[0].mean():.2f}" in middle.get_title()
     assert right.lines[0].get_xdata() == pytest.approx(1 - bias.second)
     assert right.lines[0].get_ydata() == pytest.approx(1 - bias.decay)
+    assert right.get_title().endswith(f"to {(bias.decay + 0.34 - bias.second).max():.1g}")  # the worst of all
     plt.close(fig)
 
 
