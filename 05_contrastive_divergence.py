@@ -1238,6 +1238,8 @@ def section_chains(run):
 # %% 5. Convergence
 # Every point below is a training of its own, tuned and finished at its budget: stopping a long training early would
 # show a rate that has not fallen yet. The table makes its choices from these numbers, and names all that are as good.
+# Its rows of seconds take, of each method, the best training that ended in time. They are the crudest: the seconds are
+# measured once, on this computer, and whoever just misses the limit is judged by the next budget below, a third.
 
 
 class Choice(NamedTuple):
