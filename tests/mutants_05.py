@@ -285,10 +285,40 @@ MUTANTS = [
         "test_frozen_machines_stay_and_their_switches_are_those_of_gibbs_sampling",
     ),
     (
+        "return mean < -3 * sem",
+        "return mean < 0",
+        "a fall that noise makes: the peak was picked",
+        "test_a_fall_from_the_best_of_many_marks_is_clear_beyond_three_standard_errors",
+    ),
+    (
+        "(clearly_falls(change) for change in changes)",
+        "(clearly_falls(change) for change in changes[::-1])",
+        "likelihood and error take each other's verdict",
+        IN_MISLEADING,
+    ),
+    (
+        "autocorrelation(chains)[ten] for",
+        "autocorrelation(chains)[10] for",
+        "ten rounds of tempering called ten sweeps",
+        "test_mixing_is_measured_against_the_exact_mean_and_charged_for_replicas",
+    ),
+    (
         "for chains in draws]) / (draws[0].numel() * n_replicas)",
         "for chains in draws]) / draws[0].numel()",
         "tempering's replicas come for free",
         "test_mixing_is_measured_against_the_exact_mean_and_charged_for_replicas",
+    ),
+    (
+        "switches=switches / n_replicas,",
+        "switches=switches,",
+        "tempering's mode switches of five times the sweeps",
+        "test_mixing_is_measured_against_the_exact_mean_and_charged_for_replicas",
+    ),
+    (
+        "not mean - rows[name][0] > 2 * math.hypot(sem, rows[name][1])]",
+        "mean - rows[name][0] <= 2 * math.hypot(sem, rows[name][1])]",
+        "one machine each, and the others are called worse",
+        "test_the_choice_names_the_best_and_all_that_are_as_good",
     ),
     (
         "error=(draws.mean((1, 2)) - exact).abs()",
@@ -325,6 +355,12 @@ MUTANTS = [
         "exact_independent_log_likelihood(x_train, x_test))",
         "exact_independent_log_likelihood(x_train, x_train))",
         "the baseline on the training images",
+        IN_METHODS,
+    ),
+    (
+        "nearest, ties = best_and_ties(nats)",
+        "nearest, ties = ranked[-1], []",
+        "a winner named within the noise",
         IN_METHODS,
     ),
     (
@@ -368,6 +404,12 @@ MUTANTS = [
         "x.expand(config.n_seeds, -1, -1)",
         "one start that is all starts",
         IN_CHAINS,
+    ),
+    (
+        "chosen = [(RATES, results), (DIGITS_RATES, trained_on_digits(run))]",
+        "chosen = [(RATES, results)]",
+        "the digits' grid of rates may be too narrow, unseen",
+        IN_CONVERGENCE,
     ),
     (
         "digits, _ = digits_compared(",
@@ -430,6 +472,18 @@ MUTANTS = [
         'axes[2].errorbar(rates, *rows["switches"][:, :-1]',
         "the frozen control drawn from the learning machines",
         "test_draw_learning_shows_lag_likelihood_and_switches",
+    ),
+    (
+        '[chains.mean(1) for chains in found_by["lag"]]',
+        '[chains.flatten() for chains in found_by["lag"]]',
+        "chains of one learning machine counted as independent repeats",
+        "test_draw_learning_shows_lag_likelihood_and_switches",
+    ),
+    (
+        "ends, worst = np.array(axes[2].get_xlim()), max(",
+        "ends, worst = np.array(axes[2].get_xlim()), min(",
+        "the title boasts of the best machines",
+        "test_draw_decay_shows_medians_bounds_and_directions",
     ),
     (
         "axes[0].semilogy(k, np.median(bias.bound[1:], 1)",
