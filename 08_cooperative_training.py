@@ -16,7 +16,8 @@ Writes   outputs/08_cooperative_training/*.png and metrics.json
 Before   module 07        Exercises  ex08_1 ... ex08_3, o11
 Sources  Xie et al. (2018, 2022); Xie, Zheng & Li (2021); Zhao, Mathieu & LeCun (2017); Dai et al. (2017); Grathwohl et al.
          (2020); Kumar et al. (2019); Dieng et al. (2019); Kingma & Welling (2014); Guo et al. (2017); Zhou et al. (2004);
-         Dempster, Laird & Rubin (1977); Tipping & Bishop (1999); Lopez-Paz & Oquab (2017); Heusel et al. (2017).
+         Dempster, Laird & Rubin (1977); Tipping & Bishop (1999); Lopez-Paz & Oquab (2017); Heusel et al. (2017); Liu et al.
+         (2020); DeLong, DeLong & Clarke-Pearson (1988).
 """
 
 import argparse
@@ -46,7 +47,6 @@ import scipy.stats
 import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
-from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
 from sklearn.semi_supervised import LabelSpreading
@@ -600,8 +600,8 @@ def train_coopnets(clusters, config, n_updates, infers=True, from_noise=True):
 
 
 # Samples are judged as in module 07: a classifier that no energy has seen gives features, whose Fréchet distance to those of
-# real test images is the score; an SVM tries to tell samples from real images; the classes' entropy shows what is missing,
-# and the distance to the nearest training image what is copied.
+# real test images is the score (Heusel et al. 2017); an SVM tries to tell samples from real images (Lopez-Paz & Oquab 2017);
+# the classes' entropy shows what is missing, and the distance to the nearest training image what is copied.
 
 
 # Copied from 07_neural_ebms.py: in_float64
@@ -711,7 +711,7 @@ class CoopOnDigits(NamedTuple):
     scores: dict  # {Langevin steps from the generator: DigitScores}
     from_noise: dict  # {Langevin steps from noise: Fréchet distance}
     control: dict  # the same after a fourth of the updates
-    lost: dict  # and for an energy that has met the generator's chains only, trained as briefly
+    lost: dict  # and for an energy that has met the generator's chains only: as many updates, of half as many chains
     untrained: dict  # {Langevin steps from Gaussians of the clusters: Fréchet distance}
     kept: dict  # {lesson: what share of the images' variance within clusters g(z) has}
     linear: float  # that share for the best linear generator
@@ -961,7 +961,8 @@ def coop_sentences(found):
     end = list(found.lost.values())[-1]
     nowhere = f"ends at {end:.2f}" if math.isfinite(end) else "is lost: it diverged"
     control = list(found.control.values())[-1]
-    other = f"one that met both, trained as briefly, at {control:.2f}" if math.isfinite(control) else "so is its control"
+    both = f"one that met both (as many updates, twice the chains) at {control:.2f}"
+    other = both if math.isfinite(control) else "so is its control"
     start = f"from Gaussians of the clusters, untrained, {k} steps reach {found.untrained[k]:.2f}"
     said = [
         f"{k} steps take the generator's images from {alone:.2f} to {revised:.2f}; from noise {far}; {start}",
@@ -1242,7 +1243,7 @@ def record_tables(run, found):
     run.metric("generator's slope, overlapping", found.slope_overlapping, against=("disjoint", found.slope_apart))
     constant = exact_gap_of_constant(found.p)
     gap = {name: gap_of_table(table, found.p) for name, table in found.tables.items()}
-    run.metric("gap of exp(-D), EBGAN (nats)", gap["margin"], None, ("a constant D", constant), 0.01 * constant)
+    run.metric("gap of exp(-D), EBGAN (nats)", gap["margin"], None, ("a constant D", constant), 1e-3)
     run.metric("gap of exp(-D), entropy added (nats)", gap["entropy"], None, ("theory", 0), 1e-6)
     return gap
 
@@ -1272,10 +1273,11 @@ def section_ebgan(run):
 
 
 def pulling_sentence(without, with_it):
-    """What pulling away did to numbers of modes (S,) each, beside their spread."""
+    """What pulling away did to numbers of modes (S,) each, by Student's t: of three generators, two standard errors are
+    crossed by chance at 12 %."""
     (a, sem_a), (b, sem_b) = mean_and_sem(without), mean_and_sem(with_it)
-    if not abs(b - a) > 2 * math.hypot(sem_a, sem_b):
-        return f"pulling away: {a:.1f} modes without, {b:.1f} with it: no difference beyond two standard errors"
+    if not abs(b - a) > scipy.stats.t.isf(0.025, 2 * len(without) - 2) * math.hypot(sem_a, sem_b):
+        return f"pulling away: {a:.1f} modes without, {b:.1f} with it: no difference at the 5 % level"
     return f"pulling away {'gains' if b > a else 'loses'} modes: {a:.1f} without, {b:.1f} with it"
 
 
@@ -1338,8 +1340,9 @@ def judge_logits(theta, start, x, dx, log_joint):
     logits, p = torch.stack([torch.ones_like(x), x, x**2], 1) @ theta, log_joint.exp().sum(1) * dx
     apart = (logits.softmax(1) - log_joint.softmax(1)).abs().sum(1) / 2
     off = logits.logsumexp(1) - log_joint.logsumexp(1)
-    spread = ((p * off**2).sum() - (p * off).sum() ** 2).clamp(min=0).sqrt()
-    log_density = (logits.logsumexp(1) - (p * off).sum() / p.sum()).numpy()
+    shift = (p * off).sum() / p.sum()
+    spread = (p * (off - shift) ** 2).sum().sqrt()
+    log_density = (logits.logsumexp(1) - shift).numpy()
     return OnMixture((p * apart).sum().item(), spread.item(), (theta - start).sum(1).abs().max().item(), log_density)
 
 
@@ -1362,7 +1365,12 @@ def measure_on_mixture():
 # 0 on finite data. If each prediction i were right with exactly its confidence p_i, a bin's sum of gaps would be a sum of
 # independent terms of variance p_i (1 - p_i), whose mean absolute value is √(2/π) times its standard deviation:
 #     E[ECE | perfect] ≈ Σ_bins √((2/π) Σ_{i in bin} p_i (1 - p_i)) / N.
-# What is below the 95 % quantile of ECE under that null says nothing against calibration.
+# What is below the 95 % quantile of ECE under that null says nothing against calibration. Beside it stand the mean of
+# -log p(y | x) (NLL) and the Brier score, the mean of Σ_y (p_y - 1[y is right])²: both are least for the true p(y | x).
+#
+# An energy may also say which images are no digits ("out of distribution"): here means of two digits of different classes,
+# which lie near, and inverted digits, which lie far. AUROC is the chance that a digit scores higher than such an image, ties
+# counted a half. A plain classifier's logsumexp serves as a score too (Liu et al. 2020), though nothing has taught it p(x).
 
 
 def train_jem(x, y, x_all, config, n_updates):
@@ -1447,10 +1455,25 @@ def between_classes(x, y):
     return ((x + x[other]) / 2)[y != y[other]]
 
 
-def auroc(inside, outside):
-    """How often a score (N,) is higher on images inside than outside; ties count a half."""
-    scores = np.concatenate([in_float64(inside), in_float64(outside)])
-    return roc_auc_score(np.arange(len(scores)) < len(inside), scores)
+class Separation(NamedTuple):
+    """How a score that is high inside tells images inside from images outside; the mean of either is AUROC."""
+
+    inside: np.ndarray  # of each image inside, the share of those outside that score less, (N,)
+    outside: np.ndarray  # of each image outside, the share of those inside that score more, (M,)
+
+
+def separate(inside, outside):
+    """Separation by a score's values inside (N,) and outside (M,); ties count a half."""
+    inside, outside = in_float64(inside)[:, None], in_float64(outside)
+    above = (inside > outside) + (inside == outside) / 2
+    return Separation(above.mean(1), above.mean(0))
+
+
+def auroc(found, less=None):
+    """AUROC of a Separation and its standard error (DeLong, DeLong & Clarke-Pearson 1988), as if the images inside and
+    outside were independent; with `less`, of another score on the same images, the difference of the two."""
+    inside, outside = found if less is None else (a - b for a, b in zip(found, less, strict=True))
+    return inside.mean(), math.hypot(mean_and_sem(inside)[1], mean_and_sem(outside)[1])
 
 
 def few_labels(y, n_each):
@@ -1465,7 +1488,7 @@ class OnLabels(NamedTuple):
     classified: dict  # {method: Graded}
     scores: DigitScores  # of JEM's samples
     images: torch.Tensor  # some of them
-    ood: dict  # {(set, score): AUROC}
+    ood: dict  # {(set, score): Separation}
     few: dict  # {method: right (N,) with five labels a class}
     floor: float
 
@@ -1557,7 +1580,7 @@ def measure_jem(run):
         }
         sets = {"between classes": between_classes(digits.x_test, digits.y_test), "inverted": -digits.x_test}
         scores = ood_scores(run, models["JEM"], models["cross entropy"])
-        ood = {(name, kind): auroc(f(digits.x_test), f(x)) for name, x in sets.items() for kind, f in scores.items()}
+        ood = {(name, kind): separate(f(digits.x_test), f(x)) for name, x in sets.items() for kind, f in scores.items()}
     jem = models["JEM"]
     x = torch.randn(config.n_samples, digits.x.shape[1], device=run.device)
     x = clean_mean(jem, run_chains(jem, x, None, config.n_from_noise, config.step_size))
@@ -1632,8 +1655,8 @@ def section_jem(run):
     run.figure(draw_on_mixture(on_mixture), "freedom")
     record_classified(run, found)
     record_digit_scores(run, "JEM's samples", found.scores, found.floor)
-    for (name, kind), value in found.ood.items():
-        run.metric(f"AUROC, {name}: {kind}", value, against=("chance", 0.5))
+    for (name, kind), separation in found.ood.items():
+        run.metric(f"AUROC, {name}: {kind}", *auroc(separation), ("chance", 0.5))
     for name, right in found.few.items():
         spread = found.few["label spreading"].mean()
         run.metric(f"five labels a class: {name}", *mean_and_sem(right), ("label spreading", spread))
@@ -1643,7 +1666,8 @@ def section_jem(run):
 
 
 def leaders(found):
-    """The best of {name: right (N,)} on the same images, and whoever is not beyond two standard errors of the difference."""
+    """The best of {name: right (N,)} on the same images, and whoever is not beyond two standard errors of the difference:
+    of other images, that is, for the same training and the same draw of labels."""
     best = max(found, key=lambda name: found[name].mean())
     lead = {name: mean_and_sem(found[best] - right) for name, right in found.items()}
     return [best, *(name for name, (mean, sem) in lead.items() if name != best and mean <= 2 * sem)]
@@ -1660,13 +1684,16 @@ def jem_sentences(found):
             f"{label}: JEM is {word} beside regularised cross entropy ({sign * mean:+.3f}, standard error {sem:.3f})"
         )
     for name in dict.fromkeys(name for name, _ in found.ood):
-        row = {kind: value for (other, kind), value in found.ood.items() if other == name}
-        best = [kind for kind, value in row.items() if value >= max(row.values()) - 0.005]
-        sentences.append(
-            f"images {name}: {' and '.join(best)} tell{'s' if len(best) == 1 else ''} them best, {max(row.values()):.3f}"
-        )
+        row = {kind: separation for (other, kind), separation in found.ood.items() if other == name}
+        best = max(row, key=lambda kind: auroc(row[kind])[0])
+        lead = {kind: auroc(row[best], separation) for kind, separation in row.items()}
+        first = ", ".join(f"{kind} {auroc(row[kind])[0]:.3f}" for kind, (mean, sem) in lead.items() if mean <= 2 * sem)
+        sentences.append(f"images {name}: told best, or not beyond two standard errors, by {first}")
     few = ", ".join(f"{name} {found.few[name].mean():.3f}" for name in leaders(found.few))
-    return [*sentences, f"five labels a class, best or not told from it: {few}; JEM {found.few['JEM'].mean():.3f}"]
+    return [
+        *sentences,
+        f"five labels a class, this draw of them: best or not told from it: {few}; JEM {found.few['JEM'].mean():.3f}",
+    ]
 
 
 # %% 5. Amortised negatives
@@ -1764,8 +1791,9 @@ def reverse_kl(generator, n):
 
 # Where g has fewer dimensions, or folds, H must be bounded. With noise, x = g(z) + s n, and any r(z | x),
 #     H(x) = H(x | z) + H(z) - H(z | x)  >=  (d/2) log(2πe s²) + H(z) + E log r(z | x),
-# equal if and only if r is the posterior. Without noise I(x; z) = H(z) - H(z | x) is infinite, and E log r(z | x) has no
-# upper limit: what then keeps z recognisable from x is a regulariser, and its value is no entropy in nats.
+# equal if and only if r is the posterior (noise for that reason: Dieng et al. 2019). Without noise I(x; z) = H(z) - H(z | x)
+# is infinite, and E log r(z | x) has no upper limit: what then keeps z recognisable from x, such as the estimate of I(x; z)
+# that Kumar et al. (2019) maximise, is a regulariser, and its value is no entropy in nats.
 
 
 def noisy_entropy_bound(s, d, z, mean, log_var):
@@ -1926,7 +1954,10 @@ def section_amortised(run):
         f"with the entropy {alone.n_modes} modes, their shares {alone.kl:.4f} nats off; "
         f"without it, in an eighth of the updates, {greedy.n_modes}"
     )
-    run.say(f"filaments hold {1 - alone.near:.3f} of the points, after 20 Langevin steps {1 - repaired.near:.3f}")
+    run.say(
+        f"filaments between modes: {1 - alone.near:.3f} of the points lie beyond three standard deviations, "
+        f"after 20 Langevin steps {1 - repaired.near:.3f}, of a perfect sampler's {1 - theory_near():.3f}"
+    )
 
 
 # %% 6. Side by side
@@ -2092,8 +2123,10 @@ def draw_comparison(entries, floor):
     table.auto_set_font_size(False)
     table.set_fontsize(12)
     table.scale(1, 1.8)
+    first = ", ".join(as_good(entries, "frechet"))
     fig.suptitle(
-        f"Nearest to real digits on this seed: {ranked[0]} (real images: {floor:.2f}; sampling: seconds for 1,000 images)"
+        f"Nearest to real digits on this seed, or within two standard errors: {first}\n"
+        f"(real images: {floor:.2f}; sampling: seconds for 1,000 images)"
     )
     top.axis("off")
     show_images(bottom, torch.cat([entries[name].images for name in ranked]), 30)
@@ -2116,12 +2149,20 @@ def section_comparison(run):
         run.say(sentence)
 
 
+def as_good(entries, key):
+    """The model whose score of this name is least, and whoever is not beyond two standard errors of the difference. Those
+    are of the samples: another training (--seed) moves the distances by more."""
+    row = {name: (getattr(entry.scores, key), getattr(entry.scores, f"{key}_sem")) for name, entry in entries.items()}
+    best, sem = min(row.values(), default=(0, 0))
+    return [name for name in sorted(row, key=row.get) if row[name][0] - best <= 2 * math.hypot(row[name][1], sem)]
+
+
 def comparison_sentences(entries, lost):
-    """Who is nearest to real digits, who is told from them least, who is last, who was lost."""
-    distance, told = ({name: getattr(entry.scores, key) for name, entry in entries.items()} for key in ("frechet", "told"))
-    ranked, least = sorted(distance, key=distance.get), min(told, key=told.get)
-    said = [f"nearest: {', '.join(f'{name} {distance[name]:.2f}' for name in ranked[:3])}; last: {ranked[-1]}"]
-    said.append(f"told from real images least: {least}, {told[least]:.2f}")
+    """Who is nearest to real digits, who is told from them least, who was lost."""
+    said = []
+    for label, key in (("nearest to real digits", "frechet"), ("told from real images least", "told")):
+        first = ", ".join(f"{name} {getattr(entries[name].scores, key):.2f}" for name in as_good(entries, key))
+        said.append(f"{label}, or not beyond two standard errors: {first}")
     return said + ([f"diverged: {', '.join(lost)}"] if lost else [])
 
 
