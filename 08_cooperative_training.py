@@ -672,7 +672,7 @@ class DigitScores(NamedTuple):
     """What samples are worth."""
 
     frechet: float
-    frechet_sem: float  # from four quarters of the samples
+    frechet_sem: float  # from four quarters: too much, as clusters are dealt evenly to all the samples, not to a quarter
     told: float  # two-sample accuracy
     told_sem: float
     entropy: float  # of the classes
@@ -985,7 +985,8 @@ def coop_sentences(found):
 # at D_i = m where p_i < q_i, and at 0 where p_i > q_i. Hence, TV = Σ |p - q|/2,
 #     best value = m Σ min(p_i, q_i) = m (1 - TV(p, q)).
 # Three things follow. Where p and q do not meet, D = m wherever the generator is: its slope is 0 and it learns nothing.
-# At q = p any constant D is an equilibrium: exp(-D) is then the uniform density, whatever the data are. And a term that
+# At q = p any constant D is an equilibrium: exp(-D) is then the uniform density, whatever the data are. (Gradient steps of
+# two players circle around it and do not come to rest: what arrives is their average over time.) And a term that
 # rewards the generator's entropy repairs it, if the margin goes too, since D in [0, m] holds no log density that spans more
 # (Dai et al. 2017): against E_q[D] - H(q) the best q is exp(-D)/Z, so that D's slope p - q is maximum likelihood's, and
 # exp(-D) becomes the data's density.
@@ -1027,7 +1028,8 @@ def bump(n, centre, width=6):
 
 
 def play(p, margin, with_entropy, n_steps=20_000, rate=0.2):
-    """The game on n cells, both by gradient steps from D = m/2 and uniform q: D (n,), averaged over its second half."""
+    """The game on n cells, both by gradient steps from D = m/2 and uniform q: D (n,) averaged over the second half of the
+    game, and D at its end."""
     table, log_q, total = torch.full_like(p, margin / 2), torch.full_like(p, -math.log(len(p))), 0
     for step in range(n_steps):
         q = log_q.exp()
@@ -1037,7 +1039,7 @@ def play(p, margin, with_entropy, n_steps=20_000, rate=0.2):
         log_q = (log_q - rate * (table + (log_q if with_entropy else 0))).log_softmax(0)
         if step >= n_steps // 2:
             total = total + table / (n_steps - n_steps // 2)
-    return total
+    return total, table
 
 
 def gap_of_table(table, p):
@@ -1167,7 +1169,8 @@ class Tabular(NamedTuple):
     slope_apart: float
     slope_overlapping: float
     p: torch.Tensor
-    tables: dict  # {"margin" or "entropy": D at the end of the game}
+    tables: dict  # {"margin" or "entropy": D averaged over the second half of the game}
+    ends: dict  # {the same: D at the end of the game}
 
 
 MARGIN = 1.0
@@ -1181,9 +1184,10 @@ def measure_tables(n=40, n_steps=20_000):
     far = q[n // 2 - 1] * torch.linspace(0.5, 1.5, n)  # lopsided: what is symmetric has no slope under any symmetric D
     slopes = [generator_slope(best_table(p, x, MARGIN), x).item() for x in (far / far.sum(), q[3])]
     both = 0.6 * bump(n, n // 4) + 0.3 * bump(n, 3 * n // 4) + 0.1 / n
-    tables = {name: play(both, MARGIN, name == "entropy", n_steps) for name in ("margin", "entropy")}
+    games = {name: play(both, MARGIN, name == "entropy", n_steps) for name in ("margin", "entropy")}
+    tables, ends = ({name: game[i] for name, game in games.items()} for i in (0, 1))
     tv = (p - q).abs().sum(1) / 2
-    return Tabular(*(to_numpy(row) for row in (tv, value, exact_best_value(p, q, MARGIN))), *slopes, both, tables)
+    return Tabular(*(to_numpy(row) for row in (tv, value, exact_best_value(p, q, MARGIN))), *slopes, both, tables, ends)
 
 
 def measure_pulling(n_updates, n_copies=3, weights=(0.0, 1.0)):
@@ -1216,8 +1220,12 @@ def draw_tables(found):
     axes[0].legend()
     cells = range(len(found.p))
     axes[1].bar(cells, found.p.numpy(), color="0.8", label="data p")
-    for name, label, style in (("margin", "exp(-D)/Z, EBGAN", "--"), ("entropy", "exp(-D)/Z, with entropy", "-")):
-        axes[1].plot(cells, (-found.tables[name]).softmax(0).numpy(), style, color="tab:blue", lw=2, label=label)
+    for table, label, style in (
+        (found.ends["margin"], "exp(-D)/Z, EBGAN, last step", ":r"),
+        (found.tables["margin"], "exp(-D)/Z, EBGAN, average", "--b"),
+        (found.tables["entropy"], "exp(-D)/Z, with entropy", "-b"),
+    ):
+        axes[1].plot(cells, (-table).softmax(0).numpy(), style, lw=2, label=label)
     axes[1].set(title="Only with an entropy term is exp(-D)\nthe data's density", xlabel="cell", ylabel="probability")
     axes[1].legend()
     return fig
@@ -1243,13 +1251,15 @@ def record_tables(run, found):
     run.metric("generator's slope, overlapping", found.slope_overlapping, against=("disjoint", found.slope_apart))
     constant = exact_gap_of_constant(found.p)
     gap = {name: gap_of_table(table, found.p) for name, table in found.tables.items()}
+    moving, still = (tables["margin"].std() for tables in (found.ends, found.tables))
+    run.metric("EBGAN's game: D's sd over cells, at its end", moving, against=("averaged over time", still))
     run.metric("gap of exp(-D), EBGAN (nats)", gap["margin"], None, ("a constant D", constant), 1e-3)
     run.metric("gap of exp(-D), entropy added (nats)", gap["entropy"], None, ("theory", 0), 1e-6)
     return gap
 
 
 def section_ebgan(run):
-    """An EBGAN's critic measures total variation and ends near a constant; entropy, without a margin, makes it a density."""
+    """An EBGAN's critic measures total variation, a constant at equilibrium; an entropy term makes it a density."""
     found, config = measure_tables(), run.config
     gap = record_tables(run, found)
     run.figure(draw_tables(found), "tables")
@@ -1268,7 +1278,7 @@ def section_ebgan(run):
         for weight, copies in points.items()
     }
     run.figure(draw_plane(columns, "EBGANs on 25 Gaussians: modes of three generators, points of the first"), "plane")
-    run.say(f"exp(-D) is {gap['margin']:.3f} nats from the data by EBGAN, {gap['entropy']:.1g} with an entropy term")
+    run.say(f"exp(-D), D's average, is {gap['margin']:.3f} nats from the data by EBGAN, {gap['entropy']:.1g} with entropy")
     run.say(pulling_sentence(*(torch.tensor([float(row.n_modes) for row in covered[weight]]) for weight in (0.0, 1.0))))
 
 
@@ -1949,15 +1959,19 @@ def section_amortised(run):
         draw_plane(labels, f"25 Gaussians: a perfect sampler has {theory_near():.3f} within three standard deviations"),
         "plane",
     )
-    alone, repaired, greedy = found.covered.values()
-    run.say(
+    for sentence in plane_sentences(found.covered):
+        run.say(sentence)
+
+
+def plane_sentences(covered):
+    """What the entropy is worth, and what the filaments between modes hold."""
+    alone, repaired, greedy = covered.values()
+    return [
         f"with the entropy {alone.n_modes} modes, their shares {alone.kl:.4f} nats off; "
-        f"without it, in an eighth of the updates, {greedy.n_modes}"
-    )
-    run.say(
+        f"without it, in an eighth of the updates, {greedy.n_modes}",
         f"filaments between modes: {1 - alone.near:.3f} of the points lie beyond three standard deviations, "
-        f"after 20 Langevin steps {1 - repaired.near:.3f}, of a perfect sampler's {1 - theory_near():.3f}"
-    )
+        f"after 20 Langevin steps {1 - repaired.near:.3f}, of a perfect sampler's {1 - theory_near():.3f}",
+    ]
 
 
 # %% 6. Side by side
@@ -2151,18 +2165,23 @@ def section_comparison(run):
 
 def as_good(entries, key):
     """The model whose score of this name is least, and whoever is not beyond two standard errors of the difference. Those
-    are of the samples: another training (--seed) moves the distances by more."""
+    are of the samples (generous ones for Fréchet distances, see DigitScores), not of another training (--seed)."""
     row = {name: (getattr(entry.scores, key), getattr(entry.scores, f"{key}_sem")) for name, entry in entries.items()}
     best, sem = min(row.values(), default=(0, 0))
     return [name for name in sorted(row, key=row.get) if row[name][0] - best <= 2 * math.hypot(row[name][1], sem)]
 
 
 def comparison_sentences(entries, lost):
-    """Who is nearest to real digits, who is told from them least, who was lost."""
+    """Who is nearest to real digits, who is told from them least, whether an energy helps a VAE, who was lost."""
     said = []
     for label, key in (("nearest to real digits", "frechet"), ("told from real images least", "told")):
         first = ", ".join(f"{name} {getattr(entries[name].scores, key):.2f}" for name in as_good(entries, key))
         said.append(f"{label}, or not beyond two standard errors: {first}")
+    if {"amortised", "VAE"} <= entries.keys():  # the one began as the other: did the energy add anything?
+        with_energy, vae = (entries[name].scores for name in ("amortised", "VAE"))
+        gain, error = vae.frechet - with_energy.frechet, math.hypot(vae.frechet_sem, with_energy.frechet_sem)
+        word = "no better" if not gain > 2 * error else "better"
+        said.append(f"amortised, which began as a VAE, is {word} than a VAE: {with_energy.frechet:.2f}, {vae.frechet:.2f}")
     return said + ([f"diverged: {', '.join(lost)}"] if lost else [])
 
 

@@ -321,6 +321,18 @@ MUTANTS = [
         "a winner by argmin alone",
         "test_a_comparison_counts_who_diverged_and_gives_each_its_pace",
     ),
+    (
+        "return total, table\n",
+        "return total, total\n",
+        "an average that passes for the end of a game",
+        "test_the_game_ends_at_a_constant_and_with_the_entropy_at_the_density",
+    ),
+    (
+        "gain, error = vae.frechet - with_energy.frechet,",
+        "gain, error = with_energy.frechet - vae.frechet,",
+        "a gain with its sign flipped",
+        "test_a_comparison_counts_who_diverged_and_gives_each_its_pace",
+    ),
     ("- rate * precision, n_steps) @ A", "+ rate * precision, n_steps) @ A", "a reference that grows", LINEAR),
     (
         "(height * rate * (1 - step.square())).sum(1)).log()",

@@ -583,8 +583,9 @@ def test_bumps_are_distributions():
 
 def test_the_game_ends_at_a_constant_and_with_the_entropy_at_the_density():
     p = 0.9 * m.bump(16, 5) + 0.1 / 16
-    constant, density = (m.play(p, 1.0, with_entropy, 8000) for with_entropy in (False, True))
-    assert constant.std() < 0.01
+    (constant, moving), (density, last) = (m.play(p, 1.0, with_entropy, 8000) for with_entropy in (False, True))
+    assert constant.std() < 0.01 < 0.05 < moving.std()  # both players circle around the equilibrium
+    torch.testing.assert_close(last, density, atol=1e-4, rtol=0)
     torch.testing.assert_close((-density).softmax(0), p, atol=1e-4, rtol=0)
     assert m.gap_of_table(constant, p) == pytest.approx(m.exact_gap_of_constant(p), rel=0.01)
     assert m.gap_of_table(density, p) < 1e-4
@@ -1070,6 +1071,9 @@ def test_a_comparison_counts_who_diverged_and_gives_each_its_pace(monkeypatch):
         "nearest to real digits, or not beyond two standard errors: y 1.00, z 1.02",
         "told from real images least, or not beyond two standard errors: x 0.60, y 0.62",
     ]
+    for distance, word in ((0.98, "no better"), (0.9, "better")):  # beside 1.00
+        pair = {"amortised": planted["y"]._replace(scores=planted_scores(distance)), "VAE": planted["y"]}
+        assert f"which began as a VAE, is {word} than a VAE" in m.comparison_sentences(pair, [])[-1]
     images = torch.zeros(30, 64)
     run.figure(m.draw_comparison({name: entry._replace(images=images) for name, entry in planted.items()}, 0.1), "table")
 
@@ -1172,6 +1176,8 @@ def test_section_ebgan_holds_tables_and_slopes_to_theory_and_pulling_to_a_perfec
     assert run.metrics["pulling away 0: modes of 25"].value == 1
     assert run.metrics["pulling away 1: modes of 25"].value == 25
     assert run.metrics["pulling away 1: share within 3 sd"].against[1] == m.theory_near()
+    spread = run.metrics["EBGAN's game: D's sd over cells, at its end"]
+    assert (spread.value, spread.against[1]) == (found.ends["margin"].std(), found.tables["margin"].std())
     assert "gains modes: 1.0 without, 25.0 with it" in run.said[-1]
     assert "no difference" in m.pulling_sentence(torch.tensor([20.0, 22.0]), torch.tensor([21.0, 23.0]))
     apart = [torch.tensor([-1.0, 0.0, 1.0]) + shift for shift in (0, 2.1, 2.4)]  # the standard error is 0.816; t 2.78
