@@ -333,6 +333,12 @@ MUTANTS = [
         "a gain with its sign flipped",
         "test_a_comparison_counts_who_diverged_and_gives_each_its_pace",
     ),
+    (
+        "exact = steps_in_words(steps_needed(found.from_noise, revised))",
+        "exact = steps_in_words(needed)",
+        "an easy goal in the place of the distance itself",
+        "test_section_coopnets_says_how_many_steps_a_generator_saves",
+    ),
     ("- rate * precision, n_steps) @ A", "+ rate * precision, n_steps) @ A", "a reference that grows", LINEAR),
     (
         "(height * rate * (1 - step.square())).sum(1)).log()",

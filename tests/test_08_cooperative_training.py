@@ -1123,10 +1123,10 @@ def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_i
     assert run.metrics["met its own, brief: Frechet, 100 from noise"].value == 9
     assert "steps from noise that do as much as 2" not in run.metrics
     assert run.metrics["digits, own z: variance kept"].against == ("linear, greatest likelihood", 0.7)
-    assert run.titles["digits"][-1].endswith("500 from noise do not do")
+    assert run.titles["digits"][-1].endswith("what more than 500 do from noise")
     assert run.said[0] == "ring: own z ends 3.00 nats from the energy, inferred z 1.30, a mean of three"
     assert "from 0.50 to 0.20" in run.said[1]
-    assert "does not get there in 500" in run.said[1]
+    assert "from noise that takes more than 500, to a standard error above it more than 500" in run.said[1]
     assert "ends at 9.00" in run.said[2]
     assert "reaches more" in run.said[3]
 
@@ -1144,11 +1144,14 @@ def test_section_coopnets_says_how_many_steps_a_generator_saves(monkeypatch):
     )
     assert run.metrics[m.NEAR_LABEL] == (pytest.approx(near), None, ("from the generator", 2), None)
     said = m.coop_sentences(found)
-    assert "from noise it takes 30" in said[0]
+    assert "from noise that takes 30, to a standard error above it 30" in said[0]
+    assert run.metrics["steps from noise to the Frechet of 2"].value == pytest.approx(30)
+    dear = found._replace(scores=found.scores | {2: planted_scores(0.2)._replace(frechet_sem=4.8)})
+    assert "from noise that takes 30, to a standard error above it 20" in m.coop_sentences(dear)[0]
     assert "gets there too" in said[1]
     assert "reaches no more" in said[2]
     run.figure(m.draw_coopnets_on_digits(found), "digits")
-    assert run.titles["digits"][-1].startswith("2 steps from the generator do what\n30 do")
+    assert run.titles["digits"][-1].endswith("what 30 do from noise")
 
 
 def test_section_ebgan_holds_tables_and_slopes_to_theory_and_pulling_to_a_perfect_sampler(monkeypatch):
