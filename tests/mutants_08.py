@@ -290,9 +290,9 @@ MUTANTS = [
         "test_ood_scores_are_high_inside",
     ),
     (
-        "roc_auc_score(np.arange(len(scores)) < len(inside), scores)",
-        "roc_auc_score(np.arange(len(scores)) >= len(inside), scores)",
-        "AUROC of the outside",
+        "above = (inside > outside) + (inside == outside) / 2",
+        "above = (inside > outside) + (inside == outside)",
+        "ties that count whole",
         "test_auroc_is_high_where_the_inside_scores_higher",
     ),
     (
@@ -300,6 +300,44 @@ MUTANTS = [
         "(torch.linalg.inv(A) if with_entropy else 0)",
         "an inverse that is not transposed",
         LINEAR,
+    ),
+    (
+        "inside, outside = found if less is None else (a - b for a, b in zip(found, less, strict=True))\n"
+        "    return inside.mean(), math.hypot(mean_and_sem(inside)[1], mean_and_sem(outside)[1])",
+        "inside, outside = found if less is None else (a - b for a, b in zip(found, less, strict=True))\n"
+        "    return inside.mean(), mean_and_sem(inside)[1]",
+        "an error of AUROC that knows one set of images only",
+        "test_the_standard_error_of_auroc_and_of_a_difference_is_the_spread_over_fresh_images",
+    ),
+    (
+        "scipy.stats.t.isf(0.025, 2 * len(without) - 2) * math.hypot(sem_a, sem_b)",
+        "2 * math.hypot(sem_a, sem_b)",
+        "two standard errors of three generators",
+        "test_section_ebgan_holds_tables_and_slopes_to_theory_and_pulling_to_a_perfect_sampler",
+    ),
+    (
+        "if row[name][0] - best <= 2 * math.hypot(row[name][1], sem)]",
+        "if row[name][0] <= best]",
+        "a winner by argmin alone",
+        "test_a_comparison_counts_who_diverged_and_gives_each_its_pace",
+    ),
+    (
+        "return total, table\n",
+        "return total, total\n",
+        "an average that passes for the end of a game",
+        "test_the_game_ends_at_a_constant_and_with_the_entropy_at_the_density",
+    ),
+    (
+        "gain, error = vae.frechet - with_energy.frechet,",
+        "gain, error = with_energy.frechet - vae.frechet,",
+        "a gain with its sign flipped",
+        "test_a_comparison_counts_who_diverged_and_gives_each_its_pace",
+    ),
+    (
+        "exact = steps_in_words(steps_needed(found.from_noise, revised))",
+        "exact = steps_in_words(needed)",
+        "an easy goal in the place of the distance itself",
+        "test_section_coopnets_says_how_many_steps_a_generator_saves",
     ),
     ("- rate * precision, n_steps) @ A", "+ rate * precision, n_steps) @ A", "a reference that grows", LINEAR),
     (

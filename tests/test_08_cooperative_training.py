@@ -12,6 +12,7 @@ import pytest
 import scipy.optimize
 import torch
 from conftest import load
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 m = load("08")
@@ -582,8 +583,9 @@ def test_bumps_are_distributions():
 
 def test_the_game_ends_at_a_constant_and_with_the_entropy_at_the_density():
     p = 0.9 * m.bump(16, 5) + 0.1 / 16
-    constant, density = (m.play(p, 1.0, with_entropy, 8000) for with_entropy in (False, True))
-    assert constant.std() < 0.01
+    (constant, moving), (density, last) = (m.play(p, 1.0, with_entropy, 8000) for with_entropy in (False, True))
+    assert constant.std() < 0.01 < 0.05 < moving.std()  # both players circle around the equilibrium
+    torch.testing.assert_close(last, density, atol=1e-4, rtol=0)
     torch.testing.assert_close((-density).softmax(0), p, atol=1e-4, rtol=0)
     assert m.gap_of_table(constant, p) == pytest.approx(m.exact_gap_of_constant(p), rel=0.01)
     assert m.gap_of_table(density, p) < 1e-4
@@ -739,7 +741,7 @@ def test_jem_recovers_the_density_and_cross_entropy_only_the_posterior():
     joint = m.mixture_on_line(x)
     jem, cross = (m.judge_logits(m.fit_logits(start, x, dx, joint, both), start, x, dx, joint) for both in (True, False))
     assert max(jem.bayes_error, cross.bayes_error) < 1e-5
-    assert jem.density_error < 1e-3 < 0.1 < cross.density_error
+    assert 0 < jem.density_error < 1e-5 < 0.1 < cross.density_error  # a variance by E[x²] - E[x]² would read 0
     assert cross.drift < 1e-9 < 0.1 < jem.drift
     assert jem.log_density == pytest.approx(joint.logsumexp(1).numpy(), abs=1e-3)
     off = m.judge_logits(exact_theta() + torch.tensor([[0.0, 0.0, 1.0]]).double().T, start, x, dx, joint)
@@ -836,8 +838,23 @@ def test_grades_of_planted_predictions():
 
 
 def test_auroc_is_high_where_the_inside_scores_higher():
-    assert m.auroc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])) == 1
-    assert m.auroc(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0])) == pytest.approx(0.625)
+    assert m.auroc(m.separate(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))) == (1, 0)
+    inside, outside = torch.randn(30) + 1, torch.randn(20).round()
+    truth = roc_auc_score([1] * 30 + [0] * 20, torch.cat([inside.round(), outside]).numpy())
+    assert m.auroc(m.separate(inside.round(), outside))[0] == pytest.approx(truth)
+
+
+def test_the_standard_error_of_auroc_and_of_a_difference_is_the_spread_over_fresh_images():
+    """The mistakes: an error of one set only, and two scores of the same images taken for independent."""
+    single, lead = [], []
+    for _ in range(1000):
+        inside, outside = torch.randn(40) + 1, torch.randn(90)
+        a, b = m.separate(inside, outside), m.separate(inside + torch.randn(40) / 3, outside)
+        single.append(m.auroc(a))
+        lead.append(m.auroc(a, b))
+    for rows in (single, lead):
+        values, sems = np.array(rows).T
+        assert (sems**2).mean() ** 0.5 == pytest.approx(values.std(), rel=0.1)
 
 
 def test_images_between_classes_are_means_of_two_of_different_classes():
@@ -1047,12 +1064,18 @@ def test_a_comparison_counts_who_diverged_and_gives_each_its_pace(monkeypatch):
     assert run.metrics["models that diverged"].value == 1
     assert "diverged: b" in run.said
     planted = {
-        name: m.Entry(planted_scores(f)._replace(told=t), 1, 1, None) for name, f, t in (("x", 2, 0.6), ("y", 1, 0.9))
+        name: m.Entry(planted_scores(f)._replace(told=t), 1, 1, None)
+        for name, f, t in (("x", 2, 0.6), ("y", 1, 0.62), ("z", 1.02, 0.9))  # each with a standard error of 0.01
     }
     assert m.comparison_sentences(planted, []) == [
-        "nearest: y 1.00, x 2.00; last: x",
-        "told from real images least: x, 0.60",
+        "nearest to real digits, or not beyond two standard errors: y 1.00, z 1.02",
+        "told from real images least, or not beyond two standard errors: x 0.60, y 0.62",
     ]
+    for distance, word in ((0.98, "no better"), (0.9, "better")):  # beside 1.00
+        pair = {"amortised": planted["y"]._replace(scores=planted_scores(distance)), "VAE": planted["y"]}
+        assert f"which began as a VAE, is {word} than a VAE" in m.comparison_sentences(pair, [])[-1]
+    images = torch.zeros(30, 64)
+    run.figure(m.draw_comparison({name: entry._replace(images=images) for name, entry in planted.items()}, 0.1), "table")
 
 
 # The sections: what stands beside what
@@ -1100,10 +1123,10 @@ def test_section_coopnets_holds_the_lessons_to_their_theory_and_digits_to_real_i
     assert run.metrics["met its own, brief: Frechet, 100 from noise"].value == 9
     assert "steps from noise that do as much as 2" not in run.metrics
     assert run.metrics["digits, own z: variance kept"].against == ("linear, greatest likelihood", 0.7)
-    assert run.titles["digits"][-1].endswith("500 from noise do not do")
+    assert run.titles["digits"][-1].endswith("what more than 500 do from noise")
     assert run.said[0] == "ring: own z ends 3.00 nats from the energy, inferred z 1.30, a mean of three"
     assert "from 0.50 to 0.20" in run.said[1]
-    assert "does not get there in 500" in run.said[1]
+    assert "from noise that takes more than 500, to a standard error above it more than 500" in run.said[1]
     assert "ends at 9.00" in run.said[2]
     assert "reaches more" in run.said[3]
 
@@ -1121,11 +1144,14 @@ def test_section_coopnets_says_how_many_steps_a_generator_saves(monkeypatch):
     )
     assert run.metrics[m.NEAR_LABEL] == (pytest.approx(near), None, ("from the generator", 2), None)
     said = m.coop_sentences(found)
-    assert "from noise it takes 30" in said[0]
+    assert "from noise that takes 30, to a standard error above it 30" in said[0]
+    assert run.metrics["steps from noise to the Frechet of 2"].value == pytest.approx(30)
+    dear = found._replace(scores=found.scores | {2: planted_scores(0.2)._replace(frechet_sem=4.8)})
+    assert "from noise that takes 30, to a standard error above it 20" in m.coop_sentences(dear)[0]
     assert "gets there too" in said[1]
     assert "reaches no more" in said[2]
     run.figure(m.draw_coopnets_on_digits(found), "digits")
-    assert run.titles["digits"][-1].startswith("2 steps from the generator do what\n30 do")
+    assert run.titles["digits"][-1].endswith("what 30 do from noise")
 
 
 def test_section_ebgan_holds_tables_and_slopes_to_theory_and_pulling_to_a_perfect_sampler(monkeypatch):
@@ -1143,7 +1169,7 @@ def test_section_ebgan_holds_tables_and_slopes_to_theory_and_pulling_to_a_perfec
     assert (gap.value, gap.against[1], gap.within) == (
         m.gap_of_table(found.tables["margin"], found.p),
         constant,
-        0.01 * constant,
+        1e-3,
     )
     entropy = run.metrics["gap of exp(-D), entropy added (nats)"]
     assert entropy.value == m.gap_of_table(found.tables["entropy"], found.p)
@@ -1153,8 +1179,13 @@ def test_section_ebgan_holds_tables_and_slopes_to_theory_and_pulling_to_a_perfec
     assert run.metrics["pulling away 0: modes of 25"].value == 1
     assert run.metrics["pulling away 1: modes of 25"].value == 25
     assert run.metrics["pulling away 1: share within 3 sd"].against[1] == m.theory_near()
+    spread = run.metrics["EBGAN's game: D's sd over cells, at its end"]
+    assert (spread.value, spread.against[1]) == (found.ends["margin"].std(), found.tables["margin"].std())
     assert "gains modes: 1.0 without, 25.0 with it" in run.said[-1]
     assert "no difference" in m.pulling_sentence(torch.tensor([20.0, 22.0]), torch.tensor([21.0, 23.0]))
+    apart = [torch.tensor([-1.0, 0.0, 1.0]) + shift for shift in (0, 2.1, 2.4)]  # the standard error is 0.816; t 2.78
+    assert "no difference" in m.pulling_sentence(*apart[:2])
+    assert "gains modes" in m.pulling_sentence(*apart[::2])
 
 
 def planted_labels(jem=0.9, rival=0.95):
@@ -1162,7 +1193,10 @@ def planted_labels(jem=0.9, rival=0.95):
     for name, p in (("JEM", jem), ("cross entropy", 0.93), ("regularised", rival)):
         right = (torch.arange(100) < 100 * p).double()
         graded[name] = m.Graded(right, 1 - right, 2 - 2 * right, 0.02, 0.01, 0.015, 0.011)
-    ood = {("between classes", "JEM, -E"): 0.7, ("between classes", "mixture, log p"): 0.9}
+    ood = {
+        ("between classes", name): m.separate(torch.arange(99.0) + shift, torch.arange(99.0))
+        for name, shift in (("JEM, -E", 10), ("mixture, log p", 50), ("plain, confidence", 49))
+    }
     few = {"JEM": torch.ones(9), "label spreading": torch.zeros(9)}
     return m.OnLabels(graded, planted_scores(1.0), torch.zeros(40, 64), ood, few, 0.1)
 
@@ -1183,7 +1217,9 @@ def test_section_jem_says_where_jem_wins_and_where_not(monkeypatch):
     assert run.metrics["five labels a class: JEM"].against == ("label spreading", 0)
     assert "accuracy: JEM is worse" in run.said[0]
     assert "NLL: JEM is worse" in run.said[1]
-    assert "mixture, log p tells them best, 0.900" in run.said[2]
+    assert run.said[2].endswith("not beyond two standard errors, by mixture, log p 0.878")
+    mean, sem = m.auroc(planted_labels().ood["between classes", "JEM, -E"])
+    assert run.metrics["AUROC, between classes: JEM, -E"] == (mean, sem, ("chance", 0.5), None)
     assert "not told from it: JEM 1.000; JEM 1.000" in run.said[3]
     better = m.jem_sentences(planted_labels(0.95, 0.9))
     assert "accuracy: JEM is better" in better[0]
@@ -1209,6 +1245,7 @@ def test_section_amortised_compares_with_theory_and_a_perfect_sampler(monkeypatc
     assert run.metrics["with entropy: share within 3 sd"].against[1] == m.theory_near()
     assert "25 modes" in run.said[0]
     assert run.said[0].endswith("eighth of the updates, 1")
+    assert run.said[1].endswith("of a perfect sampler's 0.011")
 
 
 def test_measured_linear_generators_reach_the_covariance_or_decay():
