@@ -262,6 +262,12 @@ MUTANTS = [
         "a choice that changes nothing",
         FILLERS,
     ),
+    (
+        "mixture_draws = given_seen(blurry, noisy",
+        "mixture_draws = given_seen(clear, noisy",
+        "intervals for clean pixels held beside noisy ones",
+        "test_intervals_of_the_mixture_are_for_noisy_pixels_as_the_energys_are",
+    ),
     # robustness
     ("way = slope.sign() if norm", "way = -slope.sign() if norm", "an attack that helps", WORST),
     ("return delta.clamp(-size, size)", "return delta.clamp(-size / 2, size / 2)", "an attack of half its size", WORST),
@@ -398,6 +404,18 @@ MUTANTS = [
         "return (found == labels)[list(used)].any(0)",
         "success that is content with one label",
         "test_success_asks_the_classifier_for_the_class_and_measures_the_rest",
+    ),
+    (
+        'config.data_noise**2 / (n if way == "sum" else 1)',
+        "config.data_noise**2",
+        "a product of densities cleaned of the noise of one",
+        "test_composed_images_have_the_spread_of_their_composition",
+    ),
+    (
+        "n * config.n_chain_steps, config.step_size / n)",
+        "n * config.n_chain_steps, config.step_size)",
+        "steps that are too wide for stiffer wells",
+        "test_composed_images_have_the_spread_of_their_composition",
     ),
     # beyond
     (

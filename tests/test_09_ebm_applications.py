@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -575,6 +576,22 @@ def test_completions_of_a_gaussian_have_its_conditional_and_one_noise_for_all_19
     assert torch.allclose(clean, z * (1 - noise**2 / (v + noise**2)), atol=1e-5)
 
 
+def test_intervals_of_the_mixture_are_for_noisy_pixels_as_the_energys_are(tmp_path, monkeypatch):
+    truth = m.Gaussians(torch.ones(1).double(), torch.zeros(1, 64).double(), 0.04 * torch.eye(64).double()[None])
+    x = m.draw_gaussians(truth, 500)
+    monkeypatch.setattr(m, "images", lambda run: m.Images(x, None, x, None))
+    monkeypatch.setattr(m, "tuning_mixtures", lambda run: {(1, 0.1): truth})
+    monkeypatch.setattr(m, "choose_fillers", lambda *_: (3, (1, 0.1)))
+    monkeypatch.setattr(m, "fit_gaussians", lambda *_: truth)
+    config = {"data_noise": 0.3, "step_size": 0.02, "n_chain_steps": 40, "n_images": 500}
+    monkeypatch.setattr(m, "digits_energy", lambda run: Quadratic(1 / (0.04 + 0.09)))
+    filled = m.fill_in(a_run(tmp_path, **config), m.masks()["centre"])
+    for name, covered in filled.coverage.items():
+        mean, sem = m.mean_and_sem(covered)
+        assert abs(mean - 0.9) < m.tolerance(sem, 500) + 0.005, name  # a chain's step widens a little
+    assert torch.equal(filled.truth, x[:, ~m.masks()["centre"]])
+
+
 def test_neighbours_fill_with_the_mean_of_the_nearest_by_what_is_seen():
     train, x, seen = torch.randn(40, 64).double(), torch.randn(6, 64).double(), m.masks()["lower half"]
     rows = NearestNeighbors(n_neighbors=4).fit(train[:, seen]).kneighbors(x[:, seen])[1]
@@ -586,7 +603,8 @@ def test_neighbours_fill_with_the_mean_of_the_nearest_by_what_is_seen():
 def test_what_fills_in_is_chosen_by_its_error_on_validation_images(tmp_path):
     run, seen = a_run(tmp_path), m.masks()["centre"]
     split, rng = m.tuning(run), torch.Generator().manual_seed(4)
-    means, c = torch.randn(5, 1, 64, generator=rng).double(), split.x.T.cov() + 0.05 * torch.eye(64)
+    means = torch.randn(5, 1, 64, generator=rng).double() * torch.tensor([3, 2, 0.5, 1, 2]).view(5, 1, 1)
+    c = split.x.T.cov() + 0.05 * torch.eye(64)
     fitted = {f"at {i}": m.Gaussians(torch.ones(1).double(), mean, c[None]) for i, mean in enumerate(means)}
     hidden = split.x_test[:, ~seen]
     by_hand = [(m.given_seen(f, split.x_test, seen).mean() - hidden).square().mean().item() for f in fitted.values()]
@@ -941,6 +959,21 @@ def test_energies_are_added_averaged_or_divided():
         ((0, 1, 2), "at once", 9),
     ):
         assert torch.allclose(m.composed_slope(energies, whole, labels, used, way)(z), factor * z)
+
+
+@pytest.mark.parametrize(("way", "sharper", "finer"), [("sum", 3, 3), ("mean", 1, 1), ("divided", 1, 3), ("at once", 1, 1)])
+def test_composed_images_have_the_spread_of_their_composition(way, sharper, finer, tmp_path, monkeypatch):
+    """Three equal Gaussians under noise: their sum is thrice as precise, and so is its noise; the chain's step is finer."""
+    v, noise, step = 0.3, 0.3, 0.3
+    a = 1 / (v + noise**2)
+    monkeypatch.setattr(m, "conditional_energies", lambda run: SimpleNamespace(one=lambda i: Quadratic(a)))
+    monkeypatch.setattr(m, "digits_energy", lambda run: Quadratic(a))
+    run = a_run(tmp_path, data_noise=noise, step_size=step, n_chain_steps=60)
+    x = m.draw_composed(run, m.requests(400, run.device), (0, 1, 2), way).flatten()
+    precision = sharper * a
+    exact = (1 - noise**2 * a) ** 2 / (precision * (1 - step / finer * precision / 4))
+    value, sem = m.mean_and_sem(x.square())
+    assert abs(value - exact) < m.tolerance(sem, len(x), 4)
 
 
 def test_success_asks_the_classifier_for_the_class_and_measures_the_rest(tmp_path, monkeypatch):
