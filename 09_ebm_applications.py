@@ -2642,9 +2642,10 @@ def draw_rare(found):
     return fig
 
 
-def least_error(found, exact):
-    """Whose estimates (R,) of {method: estimates} have the least squared error, in words."""
-    return least({name: (np.asarray(values) - exact) ** 2 for name, values in found.items()})
+def errors_in_words(found, exact):
+    """The root mean square error of each method's estimates (R,), in words."""
+    roots = {name: np.mean((np.asarray(values) - exact) ** 2) ** 0.5 for name, values in found.items()}
+    return ", ".join(f"{name} {root:.3f}" for name, root in roots.items())
 
 
 def draw_free_energy(found, exact):
@@ -2653,7 +2654,7 @@ def draw_free_energy(found, exact):
     ax.boxplot(list(found.values()), orientation="horizontal")
     ax.set_yticks(range(1, len(found) + 1), list(found))
     ax.axvline(exact, color="k", ls="--", label="quadrature")
-    ax.set(title=f"least squared error: {least_error(found, exact)}", xlabel="$Z_1/Z_0$ in independent repeats")
+    ax.set(title=f"root mean square error: {errors_in_words(found, exact)}", xlabel="$Z_1/Z_0$ in independent repeats")
     ax.legend()
     return fig
 
@@ -2739,15 +2740,15 @@ def section_beyond(run):
     for name, errors in holes.items():
         run.metric(f"holes, {name}: error (variance)", *mean_and_sem(errors), ("Gaussian", holes["Gaussian"].mean().item()))
     run.figure(draw_fair_and_filled(fair, holes), "tables")
-    run.say(beyond_sentence(least_error(found, exact), fair, holes))
+    run.say(beyond_sentence(errors_in_words(found, exact), fair, holes))
 
 
-def beyond_sentence(nearest, fair, holes):
-    """Whose free energy is nearest, what fairness cost, and who fills holes best."""
+def beyond_sentence(off, fair, holes):
+    """How far off the free energies are, what fairness cost, and who fills holes best."""
     change, sem = mean_and_sem(accuracy_of(fair.after, fair.truth) - accuracy_of(fair.before, fair.truth))
     felt = "costs accuracy" if change < -2 * sem else "gains accuracy" if change > 2 * sem else "leaves accuracy as it is"
     return (
-        f"Z1/Z0 has the least error by {nearest}; equal rates cost {fair.price:.3f} nats a patient; "
+        f"Z1/Z0 is off by {off} (root mean square); equal rates cost {fair.price:.3f} nats a patient; "
         f"the shift, learnt on other patients, {felt} ({change:+.1%} +- {sem:.1%}); "
         f"the table is filled best by {least(holes)} ({min(e.mean() for e in holes.values()):.3f}, "
         f"the energy {holes['energy'].mean():.3f})"

@@ -1047,6 +1047,7 @@ def test_all_three_free_energies_are_unbiased(tmp_path):
         assert abs(mean - exact) < m.tolerance(sem, 10, 3), name
     assert np.std(found["BAR"]) < np.std(found["reweighting"])
     assert (ess, z) == pytest.approx((1, 0.5))
+    assert m.errors_in_words({"a": [1.0, 2.0], "b": [1.5, 1.5]}, 1.0) == "a 0.707, b 0.500"
 
 
 def test_bar_solves_bennetts_equation_and_is_exact_for_shifted_gaussians():
