@@ -3,6 +3,7 @@
 EQUATION = "test_the_energy_is_the_squared_error_over_two_sigma_squared_with_biases_by_label"
 SLOPE = "test_the_slope_by_hand_equals_autograd_with_and_without_a_graph_and_can_be_differentiated"
 POOLS = "test_pools_draw_rows_of_the_label_and_never_a_hidden_one"
+LEADERS = "test_a_leader_is_named_with_those_that_pairs_do_not_tell_from_it"
 NOISY = "test_the_posterior_under_noise_is_bayes_rule_on_a_grid_and_its_draws_have_its_moments"
 MISSING = "test_the_conditional_of_what_is_missing_is_the_joint_over_the_marginal"
 PERFECT = "test_perfect_scores_have_their_closed_forms"
@@ -15,6 +16,7 @@ CLASSICAL = "test_classical_denoisers_have_their_closed_forms"
 TWO_PIXELS = "test_the_two_pixel_chains_have_the_law_and_the_coverage_that_theory_says"
 COVERAGE = "test_the_exact_coverage_is_what_direct_draws_cover"
 COMPLETIONS = "test_completions_of_a_gaussian_have_its_conditional_and_one_noise_for_all_19"
+FILLERS = "test_what_fills_in_is_chosen_by_its_error_on_validation_images"
 WORST = "test_the_attack_stays_within_its_size_and_reaches_the_worst_point_of_a_linear_rule"
 FULL = "test_the_full_gradient_passes_all_langevin_steps_and_bpda_passes_none"
 SMOOTHED = "test_a_smoothed_linear_rules_radius_is_the_distance_and_the_certified_one_is_below"
@@ -95,6 +97,19 @@ MUTANTS = [
         "return 10 * math.log10(1 / mean_square)",
         "decibels of grey levels that span 1",
         "test_decibels_are_for_grey_levels_that_span_2",
+    ),
+    (
+        "lead = {name: mean_and_sem(found[best] - right) for",
+        "lead = {name: ((found[best] - right).mean(), mean_and_sem(right)[1]) for",
+        "a ranking on the same images as if they were others",
+        LEADERS,
+    ),
+    ("and mean <= 2 * sem)]", "and mean <= 0)]", "a winner by argmin alone", LEADERS),
+    (
+        "2 * math.hypot(row[best].errors[0], other.errors[0])",
+        "2 * row[best].errors[0]",
+        "a rival's error that is left out",
+        LEADERS,
     ),
     # out-of-distribution detection
     (
@@ -235,6 +250,24 @@ MUTANTS = [
         "held pixels that are noisy twice",
         COMPLETIONS,
     ),
+    (
+        "return k, key\n",
+        "return k, next(iter(fitted))\n",
+        "a rival whose settings nobody has chosen",
+        FILLERS,
+    ),
+    (
+        "fit_gaussians(x, n, seed, reg) for n, reg in settings",
+        "fit_gaussians(x, n, seed) for n, reg in settings",
+        "a choice that changes nothing",
+        FILLERS,
+    ),
+    (
+        "mixture_draws = given_seen(blurry, noisy",
+        "mixture_draws = given_seen(clear, noisy",
+        "intervals for clean pixels held beside noisy ones",
+        "test_intervals_of_the_mixture_are_for_noisy_pixels_as_the_energys_are",
+    ),
     # robustness
     ("way = slope.sign() if norm", "way = -slope.sign() if norm", "an attack that helps", WORST),
     ("return delta.clamp(-size, size)", "return delta.clamp(-size / 2, size / 2)", "an attack of half its size", WORST),
@@ -251,9 +284,9 @@ MUTANTS = [
         "test_the_exact_accuracy_is_that_under_the_explicit_worst_point",
     ),
     (
+        "scipy.stats.beta.ppf((1 - confidence) / 2, votes, n - votes + 1)",
         "scipy.stats.beta.ppf(1 - confidence, votes, n - votes + 1)",
-        "scipy.stats.beta.ppf(1 - confidence, votes + 1, n - votes)",
-        "a bound that is not below",
+        "a winner chosen by the votes that certify it, at the whole error for one",
         SMOOTHED,
     ),
     (
@@ -274,6 +307,12 @@ MUTANTS = [
         "mean, sem = mean_and_sem(strong - weak)",
         "mean, sem = mean_and_sem(weak - strong)",
         "the order of attacks reversed",
+        ORDER,
+    ),
+    (
+        "strongest(row) for name",
+        'row["none"] for name',
+        "defences ranked without an attack",
         ORDER,
     ),
     (
@@ -366,6 +405,18 @@ MUTANTS = [
         "success that is content with one label",
         "test_success_asks_the_classifier_for_the_class_and_measures_the_rest",
     ),
+    (
+        'config.data_noise**2 / (n if way == "sum" else 1)',
+        "config.data_noise**2",
+        "a product of densities cleaned of the noise of one",
+        "test_composed_images_have_the_spread_of_their_composition",
+    ),
+    (
+        "n * config.n_chain_steps, config.step_size / n)",
+        "n * config.n_chain_steps, config.step_size)",
+        "steps that are too wide for stiffer wells",
+        "test_composed_images_have_the_spread_of_their_composition",
+    ),
     # beyond
     (
         "return 2 * quad(below, start, end",
@@ -399,6 +450,12 @@ MUTANTS = [
         "shift_to_rate(p_train[group[train] == g], p_train.mean())",
         "shift_to_rate(before[test][group[test] == g], before[test].mean())",
         "a shift that is fitted on the patients it is judged on",
+        FAIR,
+    ),
+    (
+        "return np.where(truth, p, 1 - p)",
+        "return ((p > 0.5) == truth).astype(float)",
+        "the accuracy of decisions other than those whose rates are made even",
         FAIR,
     ),
     (
