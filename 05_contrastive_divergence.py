@@ -764,7 +764,7 @@ def best_and_ties(candidates):
     return best, [name for name in rows if name != best and not mean - rows[name][0] > 2 * math.hypot(sem, rows[name][1])]
 
 
-def as_good(ties):
+def in_brackets(ties):
     """In words, which others are as good as the best."""
     return f" (as good: {', '.join(ties)})" if ties else ""
 
@@ -889,7 +889,7 @@ def section_methods(run):
     run.figure(draw_samples(x.cpu(), drawn), "samples")
     nearest, ties = best_and_ties(nats)
     gap = best - nats[nearest].mean()
-    run.say(f"bars: {nearest}{as_good(ties)} comes nearest to the best possible, {gap:.2f} nats below it")
+    run.say(f"bars: {nearest}{in_brackets(ties)} comes nearest to the best possible, {gap:.2f} nats below it")
     run.say(f"digits: at equal sweeps the methods are {apart[1]}, at equal updates {apart[2]}")
 
 
@@ -1321,7 +1321,7 @@ def section_convergence(run):
     choices = recommend(situations(nats, seconds, digits))
     run.figure(draw_table(choices), "table")
     for choice in choices:
-        run.say(f"with {choice.situation} choose {choice.best}, {choice.nats:.2f} nats{as_good(choice.ties)}")
+        run.say(f"with {choice.situation} choose {choice.best}, {choice.nats:.2f} nats{in_brackets(choice.ties)}")
 
 
 SECTIONS = {

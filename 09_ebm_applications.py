@@ -416,7 +416,8 @@ def mean_and_sem(values):
 
 # Copied from 08_cooperative_training.py: leaders
 def leaders(found):
-    """The best of {name: right (N,)} on the same images, and whoever is not beyond two standard errors of the difference."""
+    """The best of {name: right (N,)} on the same images, and whoever is not beyond two standard errors of the difference:
+    of other images, that is, for the same training and the same draw of labels."""
     best = max(found, key=lambda name: found[name].mean())
     lead = {name: mean_and_sem(found[best] - right) for name, right in found.items()}
     return [best, *(name for name, (mean, sem) in lead.items() if name != best and mean <= 2 * sem)]

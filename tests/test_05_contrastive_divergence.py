@@ -746,7 +746,7 @@ def test_the_choice_names_the_best_and_all_that_are_as_good():
     assert m.best_and_ties({"a": best, "b": best - 2.7 * sem})[1] == ["b"]
     assert m.recommend({"now": candidates}) == [("now", "best", 1.0, ["close"])]
     assert m.best_and_ties({"a": best[:1], "b": best[:1] - 9}) == ("a", ["b"])  # one repeat: nothing is known to be worse
-    assert (m.as_good(["b", "c"]), m.as_good([])) == (" (as good: b, c)", "")
+    assert (m.in_brackets(["b", "c"]), m.in_brackets([])) == (" (as good: b, c)", "")
 
 
 def test_a_situation_holds_what_its_budget_can_pay_for():
