@@ -2405,9 +2405,8 @@ def measure_rare(run, step_size=0.01, x=-0.2):
 #     BAR:          Σ₀ 1/(1 + exp(W - ΔF)) = Σ₁ 1/(1 + exp(ΔF - W)), the least variance from both ends (Bennett 1976).
 #
 # Driving costs an energy a step, so Jarzynski pays twenty times for each sample here, and BAR takes samples of both ends,
-# twice as many. And a warning. The effective sample
-# size (Σw)²/Σw² says how even the weights are, *where samples are*. Two wells far apart, all samples in one of them: the
-# weights are equal, the ESS is 100 %, and the estimate is Z/2.
+# twice as many. And a warning. The effective sample size (Σw)²/Σw² says how even the weights are, *where samples are*. Two
+# wells far apart, all samples in one of them: the weights are equal, the ESS is 100 %, and the estimate is Z/2.
 
 
 def well_between(t):
