@@ -2893,7 +2893,7 @@ def draw_matching(ax, found):
     ax.axhline(found[0].allowed, color="k", ls="--", label="exact samples, 95 %")
     ax.set_xticks(places, [f"{weight:g}" for weight in found])
     most = max(found)
-    title = f"Energy matching: {found[0].arrived:.2f} off on arrival at λ = 0, later {found[most].stayed:.2f} at λ = {most}"
+    title = f"Energy matching: {found[0].arrived:.2f} off on arrival at weight 0, later {found[most].stayed:.2f} at {most}"
     ax.set(title=title, xlabel="weight λ of the likelihood", ylabel="samples off (KS)")
     ax.legend()
 
