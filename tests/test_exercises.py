@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import types
 
@@ -580,6 +581,7 @@ def test_at_a_terminal(desk):
     def typed(*words, keys=b"", after=b""):
         pid, terminal = pty.fork()
         if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C, and so would this
             os.execv(sys.executable, [sys.executable, str(desk[0] / "check.py"), *words])
         seen = b""
         with contextlib.suppress(OSError):  # a terminal whose program has ended
