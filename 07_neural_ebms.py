@@ -269,10 +269,10 @@ def frechet_and_sem(run, x):
     return frechet_to_test(run, x), mean_and_sem([frechet_to_test(run, part) for part in x.tensor_split(4)])[1]
 
 
-def frechet_floor(run, n):
-    """The distance of n training images: what a finite set of real images has, the more the smaller it is."""
+def frechet_floor(run):
+    """The distance of as many training images as are drawn: what finite sets of real images have."""
     x = images(run)[0]
-    return frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[:n]])
+    return frechet_to_test(run, x[torch.randperm(len(x), device=run.device)[: run.config.n_samples]])
 
 
 def two_sample_accuracy(run, x):
@@ -568,6 +568,13 @@ def clusters_alone(run, n):
     return draw_mixture(mixture, n, np.random.default_rng(run.seed)).to(run.device)
 
 
+def real_images_by_share(run, n):
+    """n training images (n, d), of each cluster by its share, as samples are drawn: at random a few would be uneven."""
+    x = images(run)[0]
+    labels = find_clusters(x, run.config.n_clusters, run.seed)
+    return x[Labelled(labels).like(shared_out(labels, 1, n)[0])]
+
+
 def batch_norm_leak(energy, x):
     """By how much E(xᵢ) changes when the other images of the batch change, root mean square over i; x (1, 2B, d)."""
     half = x.shape[1] // 2
@@ -605,17 +612,18 @@ def draw_architectures(found, alone, floor, shape):
         xlabel="Fréchet distance of samples from noise",
         xscale="log",
     )
+    best, *others = hardest_to_tell(found)
     means, errors = zip(*((found[name].told, found[name].told_sem) for name in names), strict=True)
     axes[1].barh(names, means, xerr=np.nan_to_num(errors), color="tab:orange")
     axes[1].set(
-        title=f"hardest to tell: {', '.join(hardest_to_tell(found))}",
+        title=f"hardest to tell: {best}" + (f"\n(not told from it: {len(others)} more)" if others else ""),
         xlabel="two-sample accuracy (0.5: alike)",
         xlim=(0.5, 1),
         yticks=[],
     )
-    for ax, value, best in ((axes[0], alone.frechet, floor), (axes[1], alone.told, 0.5)):
+    for ax, value, real in ((axes[0], alone.frechet, floor), (axes[1], alone.told, 0.5)):
         ax.axvline(value, color="0.5", ls=":", label=f"the clusters alone, {value:.2f}")
-        ax.axvline(best, color="k", ls="--", label=f"real images, {best:.2f}")
+        ax.axvline(real, color="k", ls="--", label=f"real images, {real:.2f}")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
     kinds = {"auto-encoder", "conv. auto-encoder", "MLP", "conv.", "residual", names[-1]}
     shown = [name for name in names[::-1] if name in kinds]
@@ -627,7 +635,7 @@ def section_architectures(run):
     """What some seconds on a CPU buy each shape: energies that reconstruct, and scalar networks that have hardly begun."""
     config, n = run.config, run.config.n_samples // 4  # as many images of each: the distance depends on it
     noise = frechet_to_test(run, torch.randn(n, images(run)[0].shape[1], device=run.device))
-    floor, alone = frechet_floor(run, n), scores_of(run, clusters_alone(run, n))
+    floor, alone = frechet_to_test(run, real_images_by_share(run, n)), scores_of(run, clusters_alone(run, n))
     run.metric("pure noise: Frechet distance", noise, against=("real images", floor))
     run.metric("clusters alone: Frechet distance", alone.frechet, alone.sem, ("real images", floor))
     run.metric("clusters alone: two-sample accuracy", alone.told, alone.told_sem, ("alike", 0.5))
@@ -1459,7 +1467,7 @@ def draw_copies_and_classes(run, drawn):
 
 def record_scores(run, scores):
     """The metrics of {name: Scores}: the energy's beside the mixture's, and those beside real images."""
-    real, floor = scores["real images"], frechet_floor(run, run.config.n_samples)
+    real, floor = scores["real images"], frechet_floor(run)
     for name, s in scores.items():
         if name != "real images":
             beside, other = ("mixture", scores["mixture"]) if name == "energy" else ("real images", real)

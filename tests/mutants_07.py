@@ -476,10 +476,10 @@ MUTANTS = [
         CHECKPOINT,
     ),
     (
-        "floor, alone = frechet_floor(run, n), scores_of",
-        "floor, alone = frechet_floor(run, config.n_samples), scores_of",
-        "a floor of more images than stand beside it",
-        "test_section_architectures_compares_with_the_clusters_alone_and_with_real_images",
+        "x[Labelled(labels).like(shared_out(labels, 1, n)[0])]",
+        "x[torch.randperm(len(x), device=run.device)[:n]]",
+        "a floor whose classes are less even than those of the samples above it",
+        "test_real_images_stand_beside_samples_in_the_clusters_shares",
     ),
     (
         "limits = {name: 2 * math.hypot(found[best].told_sem, found[name].told_sem) for name in others}",

@@ -502,11 +502,20 @@ def test_clusters_alone_are_round_gaussians_with_the_clusters_shares(run):
     assert (shares - torch.bincount(labels) / len(labels)).abs().max() < 0.02
 
 
+def test_real_images_stand_beside_samples_in_the_clusters_shares(run):
+    """The mistake: a floor of a few images at random, whose uneven classes put it above what it is a floor of."""
+    x = m.real_images_by_share(run, 200)
+    labels = m.find_clusters(m.images(run)[0], run.config.n_clusters, run.seed)
+    assert torch.cdist(x, m.images(run)[0]).amin(1).max() < 1e-3
+    mine = labels[torch.cdist(x, m.images(run)[0]).argmin(1)]
+    assert (torch.bincount(mine) - 200 * torch.bincount(labels) / len(labels)).abs().max() <= 1
+
+
 def test_section_architectures_compares_with_the_clusters_alone_and_with_real_images(tmp_path, monkeypatch):
     run, alone = Notes(tmp_path), m.Scores(0.15, 0.02, 0.1, 0.99, 0.01, 1.0, 2.0)
     names = {"auto-encoder": 0.5, "conv. auto-encoder": 0.4, "MLP": 3.0, "conv.": 2.0, "residual": 4.0}
     contests = {name: m.Contest(1.0, torch.zeros(10, 64), value, 0.1, value / 5, 0.02, 7) for name, value in names.items()}
-    monkeypatch.setattr(m, "frechet_floor", lambda run, n: 0.05 if n == 10 else math.nan)  # as many as the samples
+    monkeypatch.setattr(m, "real_images_by_share", lambda run, n: m.images(run)[1] if n == 10 else math.nan)  # as samples
     monkeypatch.setattr(m, "compare_architectures", lambda run: contests)
     monkeypatch.setattr(m, "scores_of", lambda run, x: alone)
     monkeypatch.setattr(m, "measure_leaks", lambda run: {"with": 0.3, "without": 0.0})
@@ -1124,7 +1133,7 @@ def test_section_digits_holds_the_energy_beside_the_mixture_and_the_mixture_besi
     run, scores = Notes(tmp_path), planted_scores()
     drawn = {name: torch.rand(80, 64) * 2 - 1 for name in scores}
     monkeypatch.setattr(m, "sample_and_score", lambda run: (drawn, scores))
-    monkeypatch.setattr(m, "frechet_floor", lambda run, n: 0.07 if n == run.config.n_samples else math.nan)
+    monkeypatch.setattr(m, "frechet_floor", lambda run: 0.07)
     monkeypatch.setattr(m, "drawn_at_random", lambda run: {"energy": 0.5, "mixture": 0.6})
     monkeypatch.setattr(m, "animate", lambda *_: None)
     m.section_digits(run)
