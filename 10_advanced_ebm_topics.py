@@ -1811,7 +1811,7 @@ def draw_islands(islands):
 
 def draw_flow_digits(run, found):
     """Samples of flow, tilt and mixture below real images; their code lengths and distances."""
-    fig, (ax, right) = plt.subplots(1, 2, figsize=(12, 3.4), layout="constrained", width_ratios=(1.6, 1))
+    fig, (ax, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained", width_ratios=(1.6, 1))
     show_images(ax, {"real": images(run).x_test[:14]} | {name: x[:14] for name, x in found.samples.items()})
     bits = {name: mean_and_sem(values) for name, values in found.bits.items()}
     for name, (mean, sem) in bits.items():
@@ -1819,7 +1819,8 @@ def draw_flow_digits(run, found):
         right.errorbar(mean, scores.frechet, scores.frechet_sem, sem, "o", ms=9, label=name)
     right.set(xlabel="bits a dimension (fewer is better)", ylabel="Fréchet distance")
     right.set_title(f"nearest: {in_words(nearest_of(found.scores))}")
-    right.legend()
+    right.axhline(found.scores["mixture of 60"].frechet, color="k", ls="--", label="mixture of 60")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, fontsize=9, columnspacing=1)
     return fig
 
 
